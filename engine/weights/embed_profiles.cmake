@@ -1,0 +1,12 @@
+# Writes OUT: a C++ file with the text of every FILES entry as a raw string, name by file stem.
+set(text "// Generated from configs/profiles by engine/weights/embed_profiles.cmake.\n")
+string(APPEND text "#include \"engine/weights/built_in_profiles.h\"\n\nnamespace quantd {\n\n")
+string(APPEND text "const BuiltInProfile kBuiltInProfiles[] = {\n")
+foreach(file IN LISTS FILES)
+  get_filename_component(name ${file} NAME_WE)
+  file(READ ${file} yaml)
+  string(APPEND text "    {\"${name}\", R\"yaml(${yaml})yaml\"},\n")
+endforeach()
+list(LENGTH FILES count)
+string(APPEND text "};\nconst int kNumBuiltInProfiles = ${count};\n\n}  // namespace quantd\n")
+file(WRITE ${OUT} "${text}")

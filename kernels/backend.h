@@ -1,0 +1,184 @@
+// Backend: executes ops. The narrow waist between models (engine/models) and numerics (kernels/*).
+//
+// No model and no request in it: an op sees matrices, packed weights and the paged KV cache. `ref` is
+// plain loops and the oracle of the tests, `cpu` the embedded default, `cuda` what quantd exists for.
+//
+// Threads: one backend belongs to one engine thread; only CreatePacked/PackRows may run on loader
+// threads. Errors: ops return void. Shapes are the caller's duty and CHECKed; a device that fails
+// reports it from Synchronize().
+//
+// Rounding: activations between ops are in the compute dtype (the dtype of the views); sums, norms,
+// softmax, rope and logits are f32 inside an op and rounded once when stored. Results of a row do not
+// depend on the other rows of a batch (except ActivationQuant::OutlierScope::kCall).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/quant/format.h"
+#include "kernels/sampling.h"
+#include "kernels/tensor.h"
+
+namespace quantd {
+
+/// Rows of a packed weight that came from one module: fused q,k,v keep their own offsets.
+struct RowSegment {
+  std::string module;  // "model.layers.0.self_attn.q_proj"
+  int64_t first_row = 0;
+  int64_t rows = 0;
+};
+
+/// A weight in a backend's own layout. Immutable after its last PackRows.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+
+  const QuantFormat& format() const { return format_; }
+  int64_t n() const { return n_; }  // outputs, over all segments
+  int64_t k() const { return k_; }  // inputs
+  const std::vector<RowSegment>& segments() const { return segments_; }
+  /// Resident bytes: codes, scales, padding and corrections.
+  virtual int64_t bytes() const = 0;
+
+ protected:
+  PackedWeight(QuantFormat format, int64_t k, std::vector<RowSegment> segments)
+      : format_(format), k_(k), segments_(std::move(segments)) {
+    for (const RowSegment& s : segments_) n_ += s.rows;
+  }
+
+ private:
+  QuantFormat format_;
+  int64_t n_ = 0;
+  int64_t k_ = 0;
+  std::vector<RowSegment> segments_;
+};
+
+/// The paged KV cache of one layer. Both halves are [num_blocks, num_kv_heads, block_size, head_dim] of
+/// `dtype`. Block 0 is reserved: padding writes go there.
+struct KvLayer {
+  DType dtype = DType::kBF16;
+  void* k = nullptr;
+  void* v = nullptr;
+  int32_t num_blocks = 0;
+  int32_t block_size = 0;  // tokens in a block
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+
+  /// Element offset of (block, head, slot in block, 0).
+  int64_t Offset(int64_t block, int64_t head, int64_t slot) const {
+    return ((block * num_kv_heads + head) * block_size + slot) * head_dim;
+  }
+};
+
+/// Where the rows of a step live. All arrays are in backend memory; the counts are host values.
+struct AttentionBatch {
+  std::span<const int32_t> positions;      // [rows] position of each row in its sequence
+  std::span<const int32_t> slots;          // [rows] block * block_size + offset this row's K, V go to
+  std::span<const int32_t> seq_of_row;     // [rows] sequence (0..num_seqs-1) of each row
+  std::span<const int32_t> block_tables;   // [num_seqs, max_blocks] block ids, in order
+  int32_t num_seqs = 0;
+  int32_t max_blocks = 0;
+};
+
+struct AttentionSpec {
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;  // divides num_heads
+  int32_t head_dim = 0;
+  float scale = 0.0f;        // 1 / sqrt(head_dim), usually
+};
+
+enum class Activation : uint8_t { kSilu };
+
+struct DeviceInfo {
+  std::string description;   // "AMD EPYC, 2 threads, avx512bf16"
+  std::string isa;           // instruction set or SM in use
+  int64_t total_memory = 0;  // bytes
+  int64_t free_memory = 0;   // bytes
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "ref", "cpu", "cuda"
+  virtual DeviceInfo info() const = 0;
+  /// Bytes taken by component; thread-safe.
+  MemoryAccount& memory() { return memory_; }
+  const MemoryAccount& memory() const { return memory_; }
+
+  // ---- memory and weights -------------------------------------------------------------------------
+  /// 64-byte aligned, zeroed. RESOURCE_EXHAUSTED naming component and bytes when there is no room.
+  virtual absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryComponent component) = 0;
+  virtual void Upload(const void* host, size_t bytes, void* device) = 0;
+  virtual void Download(const void* device, size_t bytes, void* host) = 0;
+
+  /// An empty packed weight of sum(segments.rows) x k; UNIMPLEMENTED when the format has no kernel here.
+  /// Codes are booked to `component`, scales to kScales.
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> CreatePacked(
+      const QuantFormat& format, int64_t k, std::vector<RowSegment> segments,
+      MemoryComponent component) = 0;
+  /// Fills segment `segment` from `matrix` (same format and k, n == segment.rows). Each once.
+  virtual absl::Status PackRows(PackedWeight& weight, size_t segment, const QuantizedMatrix& matrix) = 0;
+
+  // ---- ops ----------------------------------------------------------------------------------------
+  /// out[i] = table row ids[i]. `table` is plain (not quantized), so a tied head shares its bytes.
+  virtual void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) = 0;
+
+  /// out = x / rms(x) * weight, rms over cols with `eps` added to the mean square. weight: f32 [cols].
+  virtual void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) = 0;
+
+  /// residual += x (rounded to the compute dtype), then out = RmsNorm(residual).
+  virtual void AddRmsNorm(TensorView residual, TensorView x, const float* weight, float eps,
+                          TensorView out) = 0;
+
+  /// y [m, n] = x [m, k] * W^T + bias. y is x's dtype, or f32 (logits). bias: f32 [n] or nullptr.
+  virtual void Linear(const PackedWeight& w, const ActivationQuant& activation, TensorView x,
+                      const float* bias, TensorView y) = 0;
+
+  /// Rotates q [rows, heads * d] in place and stores rotated k and v [rows, kv_heads * d] in the cache at
+  /// batch.slots. cos_sin: f32 [max_positions, d], the d/2 cosines then the d/2 sines; halves of a head
+  /// are paired (i, i + d/2) as Hugging Face does.
+  virtual void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
+                              const AttentionSpec& spec, const AttentionBatch& batch,
+                              const KvLayer& cache) = 0;
+
+  /// Causal attention of q [rows, heads * d] over the cache (this step's K, V included), f32 softmax.
+  /// Keys are folded in fixed tiles from position 0, so a row's result does not depend on chunking.
+  virtual void Attention(TensorView q, const AttentionSpec& spec, const AttentionBatch& batch,
+                         const KvLayer& cache, TensorView out) = 0;
+
+  /// out [m, n] = act(gate_up[:, :n]) * gate_up[:, n:2n].
+  virtual void GatedActivation(TensorView gate_up, Activation activation, TensorView out) = 0;
+
+  /// out[i] = x[rows[i]].
+  virtual void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) = 0;
+
+  /// For every i with source[i] >= 0: ids[i] = sampled[source[i]]. Lets a step start before the host has
+  /// seen the tokens of the step before.
+  virtual void FeedBackTokens(std::span<int32_t> ids, std::span<const int32_t> source,
+                              std::span<const int32_t> sampled) = 0;
+
+  /// Draws one token a row of logits [rows, vocab] f32 by kernels/sampling.h; `sampled` [rows] is backend
+  /// memory for FeedBackTokens, `results` [rows] is host memory, valid after Synchronize().
+  virtual void Sample(TensorView logits, std::span<const SampleParams> params,
+                      std::span<int32_t> sampled, std::span<SampleResult> results) = 0;
+
+  // ---- execution ----------------------------------------------------------------------------------
+  /// Runs `step`; a backend that captures graphs may replay the one captured for `key` instead.
+  virtual void Run(uint64_t key, const std::function<void()>& step) {
+    (void)key;
+    step();
+  }
+  /// Waits for everything submitted; reports a device that failed.
+  virtual absl::Status Synchronize() { return absl::OkStatus(); }
+
+ private:
+  MemoryAccount memory_;  // first member of every backend: outlives the buffers booked to it
+};
+
+}  // namespace quantd
