@@ -22,7 +22,7 @@ struct SampleParams {
   uint32_t sequence_index = 0;  // which of a request's n sequences
   uint32_t position = 0;        // of the token to be drawn, prompt included
   int32_t num_logprobs = 0;     // how many of the most likely tokens to report
-  std::span<const int32_t> banned_ids;  // never drawn (stop ids before min_tokens)
+  std::span<const int32_t> banned_ids = {};  // never drawn (stop ids before min_tokens)
 };
 
 struct TokenLogprob {
@@ -34,6 +34,7 @@ struct SampleResult {
   int32_t token_id = 0;
   float logprob = 0.0f;             // of token_id, as in TokenLogprob; set when num_logprobs > 0
   std::span<TokenLogprob> top;      // caller's room for num_logprobs entries; filled, most likely first
+  bool finite = true;               // set false by SampleRow when a logit of the row is NaN or +inf
 };
 
 /// Philox4x32-10 (Salmon et al., SC 2011): four 32-bit random words of (counter, key).

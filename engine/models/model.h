@@ -30,6 +30,8 @@ class Model {
   virtual DType compute_dtype() const = 0;
   /// Most rows one Forward takes; fixed when the model was built (its activations are allocated once).
   virtual int64_t max_rows() const = 0;
+  /// Most rows of logits one Forward makes.
+  virtual int64_t max_logit_rows() const { return max_rows(); }
 
   /// logits [num_logits, vocab] f32 = the decoder over `batch`, whose K and V go to `kv`.
   /// Engine thread only. No allocation.

@@ -1,8 +1,10 @@
 // StreamDecoder: the text of one sequence as its tokens arrive, with stop strings.
 //
-// Never emits half a code point: bytes of an incomplete UTF-8 sequence wait for the next token. Never
-// emits text that could still become a stop string. The concatenated deltas equal Decode of all ids
-// (up to the stop string).
+// Never emits half a code point: bytes of an incomplete UTF-8 sequence wait for the next token.
+// Never emits text that could still become a stop string. The concatenated deltas equal Decode of
+// all ids (up to the stop string). The stop string that ends first wins, the longest among those
+// that end there, so the result does not depend on how the text is cut into tokens. One thread at a
+// time.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +22,8 @@ class StreamDecoder {
   StreamDecoder(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
                 bool skip_special_tokens);
 
-  /// Takes one token; appends the text that is now certain to `*delta`. Returns true when a stop string
-  /// was completed: the text before it has been emitted, nothing more will be.
+  /// Takes one token; appends the text that is now certain to `*delta`. Returns true when a stop
+  /// string was completed: the text before it has been emitted, nothing more will be.
   bool Push(int32_t id, std::string* delta);
   /// Emits what was withheld (incomplete bytes as U+FFFD). Call once, at the end, unless stopped.
   void Finish(std::string* delta);
@@ -29,13 +31,14 @@ class StreamDecoder {
   const std::string& matched_stop() const { return matched_stop_; }
 
  private:
-  // Moves complete code points from pending_ to held_, then emits held_ up to a possible stop string.
+  // Moves complete code points from pending_ to held_, then emits held_ up to a possible stop
+  // string.
   bool Emit(bool last, std::string* delta);
 
   const Tokenizer& tokenizer_;
   std::vector<std::string> stop_strings_;
   bool skip_special_tokens_;
-  std::string pending_;  // bytes that do not yet form a whole code point
+  std::string pending_;  // the beginning of a code point whose other bytes have not come yet
   std::string held_;     // valid text that may be the beginning of a stop string
   std::string matched_stop_;
 };

@@ -1,9 +1,10 @@
 // Tokenizer: text to token ids and back, read from a model folder's tokenizer.json.
 //
-// Byte-level BPE as Hugging Face's tokenizers library defines it: added tokens split first, then the
-// normalizer (none or NFC), the pre-tokenizer's pattern (PCRE2), merges, and the post-processor's
-// template. Anything in the file that is not implemented is refused by name when loading. Encoding takes
-// time linear in the text (n log n within one piece). Immutable after loading, safe from any thread.
+// Byte-level BPE as Hugging Face's tokenizers library defines it: added tokens split first, then
+// the normalizer (none or NFC), the pre-tokenizer's pattern (PCRE2), merges, and the
+// post-processor's template. Anything in the file that is not implemented is refused by name when
+// loading. Encoding takes time linear in the text (n log n within one piece). Immutable after
+// loading, safe from any thread.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +22,9 @@ namespace quantd {
 
 class Tokenizer {
  public:
-  /// Reads `dir`/tokenizer.json (and tokenizer_config.json where there is one, for its bos/eos names).
-  /// NOT_FOUND without the file, DATA_LOSS for a broken one (a merge of unknown tokens, duplicate ids,
-  /// ...), UNIMPLEMENTED naming the component that is not supported.
+  /// Reads `dir`/tokenizer.json (and tokenizer_config.json where there is one, for its bos/eos
+  /// names). NOT_FOUND without the file, DATA_LOSS for a broken one (a merge of unknown tokens,
+  /// duplicate ids, ...), UNIMPLEMENTED naming the component that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& dir);
   virtual ~Tokenizer() = default;
 
@@ -36,6 +37,8 @@ class Tokenizer {
   /// Empty for an id that no token has.
   virtual std::string_view TokenBytes(int32_t id) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
+  /// The id of the token that tokenizer.json spells so ("\u0120the" for " the"); an added token by
+  /// its content.
   virtual std::optional<int32_t> TokenToId(std::string_view token) const = 0;
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;

@@ -49,10 +49,10 @@ struct Fp4Codec {
   static constexpr int kBits = 4;
   QUANTD_HOST_DEVICE static float Decode(uint8_t code) { return kFp4Table[code]; }
   /// The code nearest to `s` in [-1, 1], by bitsandbytes' rule on a CPU: walk up the values in
-  /// ascending order past every midpoint strictly below `s`. The smallest positive values thus become
-  /// code 8 (-0), where the CUDA tree says 0; both decode to zero.
+  /// ascending order past every midpoint strictly below `s`. Of the two zeros it has 0 before 8, so the
+  /// smallest positive values become code 8 (-0), where the CUDA tree says 0; both decode to zero.
   QUANTD_HOST_DEVICE static uint8_t Encode(float s) {
-    constexpr uint8_t kAscending[16] = {11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3};
+    constexpr uint8_t kAscending[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
     uint8_t i = 0;
     while (i < 15 && s > (kFp4Table[kAscending[i]] + kFp4Table[kAscending[i + 1]]) / 2) ++i;
     return kAscending[i];

@@ -1,6 +1,8 @@
+// Names, byte counts and element values of formats; see format.h. Thread-safe: no state.
 #include "kernels/quant/format.h"
 
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/status.h"
@@ -12,8 +14,9 @@ struct CodecName {
   Codec codec;
   const char* name;
 };
-constexpr CodecName kCodecNames[] = {{Codec::kF32, "f32"}, {Codec::kF16, "f16"}, {Codec::kBF16, "bf16"},
-                                     {Codec::kNf4, "nf4"}, {Codec::kFp4, "fp4"}, {Codec::kInt8, "int8"}};
+constexpr CodecName kCodecNames[] = {{Codec::kF32, "f32"},   {Codec::kF16, "f16"},
+                                     {Codec::kBF16, "bf16"}, {Codec::kNf4, "nf4"},
+                                     {Codec::kFp4, "fp4"},   {Codec::kInt8, "int8"}};
 
 int64_t NumBlocks(const QuantFormat& f, int64_t n, int64_t k) {
   switch (f.block.kind) {
@@ -28,7 +31,9 @@ int64_t NumBlocks(const QuantFormat& f, int64_t n, int64_t k) {
 
 QuantFormat QuantFormat::Plain(DType dtype) {
   QUANTD_CHECK(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16);
-  const Codec codec = dtype == DType::kF32 ? Codec::kF32 : dtype == DType::kF16 ? Codec::kF16 : Codec::kBF16;
+  const Codec codec = dtype == DType::kF32   ? Codec::kF32
+                      : dtype == DType::kF16 ? Codec::kF16
+                                             : Codec::kBF16;
   return {codec, {}, ScaleType::kNone};
 }
 
@@ -68,7 +73,8 @@ absl::StatusOr<QuantFormat> QuantFormat::Parse(const std::string& text) {
     const int32_t size = static_cast<int32_t>(std::strtol(text.c_str() + flat + 5, nullptr, 10));
     for (Codec codec : {Codec::kNf4, Codec::kFp4}) {
       for (bool nested : {false, true}) {
-        if (size > 0 && Block4(codec, size, nested).ToString() == text) return Block4(codec, size, nested);
+        if (size > 0 && Block4(codec, size, nested).ToString() == text)
+          return Block4(codec, size, nested);
       }
     }
   }
@@ -82,7 +88,8 @@ int64_t QuantFormat::StoredBytes(int64_t n, int64_t k) const {
     case ScaleType::kNone: return codes;
     case ScaleType::kF32: return codes + 4 * blocks;
     case ScaleType::kNested: {
-      const int64_t nested = (blocks + QuantizedMatrix::kNestedBlock - 1) / QuantizedMatrix::kNestedBlock;
+      const int64_t nested =
+          (blocks + QuantizedMatrix::kNestedBlock - 1) / QuantizedMatrix::kNestedBlock;
       return codes + blocks + 4 * nested + 256 * 4 + 4;
     }
   }
@@ -94,7 +101,9 @@ float QuantizedMatrix::Scale(int64_t row, int64_t col) const {
   switch (format.block.kind) {
     case BlockShape::Kind::kNone: return 1.0f;
     case BlockShape::Kind::kRow: block = static_cast<size_t>(row); break;
-    case BlockShape::Kind::kFlat: block = static_cast<size_t>((row * k + col) / format.block.size); break;
+    case BlockShape::Kind::kFlat:
+      block = static_cast<size_t>((row * k + col) / format.block.size);
+      break;
   }
   if (format.scale == ScaleType::kNested) {
     // A product stored before the addition: contraction into one FMA would change the last bit.

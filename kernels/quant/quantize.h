@@ -23,7 +23,8 @@ void NestScales(QuantizedMatrix& matrix);
 /// bitsandbytes' dynamic 8-bit map: 256 f32, ascending.
 const std::vector<float>& DynamicMap();
 
-/// LLM.int8 weights: w through f16, SCB[n] = max |w16[n, :]|, codes rint(w16 * (127 / SCB)).
+/// LLM.int8 weights: w through f16, SCB[n] = max |w16[n, :]|, codes rint(w16 * (127 * (1 / SCB))):
+/// torch divides a number by a tensor as reciprocal times number, which differs at ties.
 QuantizedMatrix QuantizeInt8Rows(const TensorView& w);
 
 }  // namespace quantd

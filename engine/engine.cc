@@ -1,0 +1,256 @@
+// Engine::Create (options, KV cache size) and what callers' threads run: Submit, Cancel, Drain,
+// Stats.
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "engine/engine_impl.h"
+#include "engine/kv_cache.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;  // most that is taken without being told to
+
+// Fills in what was left at 0 and refuses what contradicts itself or the model.
+absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
+                                      const Model& model) {
+  if (o.max_num_seqs < 1 || o.max_num_seqs > model.max_logit_rows()) {
+    return InvalidArgument("max_num_seqs is {}, allowed: 1 to the model's rows of logits ({})",
+                           o.max_num_seqs, model.max_logit_rows());
+  }
+  if (o.max_num_batched_tokens < o.max_num_seqs || o.max_num_batched_tokens > model.max_rows()) {
+    return InvalidArgument(
+        "max_num_batched_tokens is {}, allowed: max_num_seqs ({}) to the model's rows ({})",
+        o.max_num_batched_tokens, o.max_num_seqs, model.max_rows());
+  }
+  if (o.max_queued_requests < 1) {
+    return InvalidArgument("max_queued_requests is {}, allowed: 1 or more", o.max_queued_requests);
+  }
+  if (o.block_size < 1 || o.block_size > 1024) {
+    return InvalidArgument("block_size is {}, allowed: 1 to 1024", o.block_size);
+  }
+  if (o.kv_cache_bytes < 0 || o.num_kv_blocks < 0) {
+    return InvalidArgument("kv_cache_bytes is {} and num_kv_blocks {}, allowed: 0 or more",
+                           o.kv_cache_bytes, o.num_kv_blocks);
+  }
+  if (o.pipeline_depth != 0 && o.pipeline_depth != 1) {
+    return InvalidArgument("pipeline_depth is {}, allowed: 0, 1", o.pipeline_depth);
+  }
+  if (o.max_model_len < 0 || o.max_model_len > spec.max_position_embeddings) {
+    return InvalidArgument("max_model_len is {}, allowed: 0 (the model's) to {}", o.max_model_len,
+                           spec.max_position_embeddings);
+  }
+  if (o.max_model_len == 0) o.max_model_len = static_cast<int32_t>(spec.max_position_embeddings);
+  return o;
+}
+
+// Usable blocks: as many as the options ask for, but never more than max_num_seqs whole contexts
+// take.
+absl::StatusOr<int32_t> NumKvBlocks(const EngineOptions& o, int64_t bytes_per_token) {
+  if (o.num_kv_blocks > 0) return o.num_kv_blocks;
+  const int64_t bytes_per_block = bytes_per_token * o.block_size;
+  const int64_t context = (o.max_model_len + o.block_size - 1) / o.block_size;
+  const int64_t bytes = o.kv_cache_bytes > 0 ? o.kv_cache_bytes : kDefaultKvBytes;
+  const int64_t blocks = bytes / bytes_per_block - 1;  // the reserved block is paid for, too
+  if (blocks < 1) {
+    return InvalidArgument("kv_cache_bytes is {}, allowed: at least {} (two blocks of {} tokens)",
+                           bytes, 2 * bytes_per_block, o.block_size);
+  }
+  int64_t usable = std::min<int64_t>(blocks, INT32_MAX / o.block_size - 1);
+  if (o.kv_cache_bytes == 0) usable = std::min(usable, context * o.max_num_seqs);
+  return static_cast<int32_t>(usable);
+}
+
+// Whatever makes the KV of equal tokens differ.
+uint64_t CacheSalt(const LoadedModel& model) {
+  uint64_t h = 0xCBF29CE484222325ull;  // FNV-1a
+  const auto mix = [&h](std::string_view text) {
+    for (const char c : text) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001B3ull;
+  };
+  mix(ToString(model.kv_dtype));
+  mix(model.report.profile_hash);
+  return h;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedModel model,
+                                                       const Tokenizer* tokenizer,
+                                                       const EngineOptions& options,
+                                                       EngineObserver* observer) {
+  QUANTD_CHECK(model.model != nullptr);
+  ASSIGN_OR_RETURN(EngineOptions resolved, Resolve(options, model.spec, *model.model));
+  ASSIGN_OR_RETURN(resolved.num_kv_blocks,
+                   NumKvBlocks(resolved, KvCache::BytesPerToken(model.spec, model.kv_dtype)));
+  ASSIGN_OR_RETURN(auto kv, KvCache::Create(backend, model.spec, model.kv_dtype,
+                                            resolved.num_kv_blocks + 1, resolved.block_size));
+  const StepLimits limits = {
+      .max_rows = resolved.max_num_batched_tokens,
+      .max_seqs = resolved.max_num_seqs,
+      .max_blocks = (resolved.max_model_len + resolved.block_size - 1) / resolved.block_size,
+      .block_size = resolved.block_size,
+      .vocab_size = model.spec.vocab_size,
+  };
+  ASSIGN_OR_RETURN(auto buffers, StepBuffers::Create(backend, limits));
+  return std::unique_ptr<Engine>(std::make_unique<EngineImpl>(
+      backend, std::move(model), tokenizer, resolved, observer, std::move(kv), std::move(buffers)));
+}
+
+EngineImpl::EngineImpl(Backend& backend, LoadedModel model, const Tokenizer* tokenizer,
+                       const EngineOptions& options, EngineObserver* observer,
+                       std::unique_ptr<KvCache> kv, std::unique_ptr<StepBuffers> buffers)
+    : backend_(backend),
+      loaded_(std::move(model)),
+      tokenizer_(tokenizer),
+      options_(options),
+      observer_(observer),
+      eos_ids_(loaded_.spec.eos_token_ids),
+      seeds_(std::random_device{}()),
+      kv_(std::move(kv)),
+      buffers_(std::move(buffers)),
+      pool_(kv_->num_blocks(), kv_->block_size(), CacheSalt(loaded_)),
+      scheduler_({.max_num_seqs = options.max_num_seqs,
+                  .max_num_batched_tokens = options.max_num_batched_tokens},
+                 &pool_) {
+  eos_ids_.insert(eos_ids_.end(), loaded_.defaults.eos_token_ids.begin(),
+                  loaded_.defaults.eos_token_ids.end());
+  std::sort(eos_ids_.begin(), eos_ids_.end());
+  eos_ids_.erase(std::unique(eos_ids_.begin(), eos_ids_.end()), eos_ids_.end());
+  sampled_.reserve(static_cast<size_t>(options_.max_num_seqs));
+  stats_.kv_blocks_total = pool_.num_usable();
+  stats_.kv_blocks_free = pool_.num_free();
+  thread_ = std::thread([this] { ThreadMain(); });
+}
+
+EngineImpl::~EngineImpl() {
+  {
+    std::lock_guard lock(mutex_);
+    shutdown_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+absl::Status EngineImpl::CheckRequest(const Request& request) const {
+  const SamplingParams& sampling = request.sampling;
+  RETURN_IF_ERROR(ValidateSampling(sampling, loaded_.spec.vocab_size));
+  if (request.prompt_ids.empty()) return InvalidArgument("the prompt has no tokens");
+  for (size_t i = 0; i < request.prompt_ids.size(); ++i) {
+    const int32_t id = request.prompt_ids[i];
+    if (id < 0 || id >= loaded_.spec.vocab_size) {
+      return InvalidArgument("prompt_ids[{}] is {}, allowed: 0 to {}", i, id,
+                             loaded_.spec.vocab_size - 1);
+    }
+  }
+  if (!sampling.stop.empty() && tokenizer_ == nullptr) {
+    return InvalidArgument("stop has {} strings, but there is no tokenizer to make text with",
+                           sampling.stop.size());
+  }
+  const auto prompt = static_cast<int64_t>(request.prompt_ids.size());
+  const int64_t total = prompt + sampling.max_tokens;
+  if (total > options_.max_model_len) {
+    return InvalidArgument(
+        "the prompt's {} tokens and max_tokens {} make {}, allowed: the context of {}", prompt,
+        sampling.max_tokens, total, options_.max_model_len);
+  }
+  // The last token drawn is never computed, so it needs no place.
+  const int32_t needed = pool_.BlocksFor(total - 1);
+  if (needed > pool_.num_usable()) {
+    return InvalidArgument(
+        "the prompt's {} tokens and max_tokens {} need {} KV blocks of {} tokens, allowed: {}",
+        prompt, sampling.max_tokens, needed, options_.block_size, pool_.num_usable());
+  }
+  return absl::OkStatus();
+}
+
+std::unique_ptr<LiveRequest> EngineImpl::Prepare(Request request,
+                                                 std::shared_ptr<RequestSink> sink) const {
+  auto live = std::make_unique<LiveRequest>();
+  live->id = std::move(request.id);
+  live->sampling = std::move(request.sampling);
+  live->priority = request.priority;
+  live->deadline = request.deadline;
+  live->use_prefix_cache = options_.enable_prefix_caching && !request.bypass_prefix_cache;
+  live->prompt_size = static_cast<int32_t>(request.prompt_ids.size());
+  live->max_size = live->prompt_size + live->sampling.max_tokens;
+  live->tokens = std::move(request.prompt_ids);
+  live->tokens.reserve(static_cast<size_t>(live->max_size));
+  live->blocks.blocks.reserve(static_cast<size_t>(pool_.BlocksFor(live->max_size)));
+  live->stop_ids = live->sampling.stop_token_ids;
+  if (live->sampling.min_tokens > 0) {
+    live->banned_ids = live->stop_ids;
+    if (!live->sampling.ignore_eos) {
+      live->banned_ids.insert(live->banned_ids.end(), eos_ids_.begin(), eos_ids_.end());
+    }
+  }
+  if (tokenizer_ != nullptr) {
+    live->seeks_stop_strings = live->sampling.min_tokens == 0;
+    live->decoder.emplace(
+        *tokenizer_, live->seeks_stop_strings ? live->sampling.stop : std::vector<std::string>{},
+        live->sampling.skip_special_tokens);
+  }
+  live->sink = std::move(sink);
+  return live;
+}
+
+absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
+                                                 std::shared_ptr<RequestSink> sink) {
+  QUANTD_CHECK(sink != nullptr);
+  RETURN_IF_ERROR(CheckRequest(request));
+  std::unique_ptr<LiveRequest> live = Prepare(std::move(request), std::move(sink));
+  live->submitted = Clock::now();
+  if (live->deadline.has_value() && *live->deadline <= live->submitted) {
+    return DeadlineExceeded("the deadline had passed when the request arrived");
+  }
+  RequestHandle handle = 0;
+  {
+    std::lock_guard lock(mutex_);
+    if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
+    if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
+    if (queued_ >= options_.max_queued_requests) {
+      return ResourceExhausted("{} requests are waiting, allowed: {}", queued_,
+                               options_.max_queued_requests);
+    }
+    handle = ++last_handle_;
+    live->handle = handle;
+    live->arrival = handle;
+    live->seed = live->sampling.seed.has_value() ? *live->sampling.seed : seeds_();
+    ++queued_;
+    ++unfinished_;
+    inbox_.submissions.push_back(std::move(live));
+  }
+  wake_.notify_one();
+  return handle;
+}
+
+void EngineImpl::Cancel(RequestHandle handle) {
+  {
+    std::lock_guard lock(mutex_);
+    inbox_.cancels.push_back(handle);
+  }
+  wake_.notify_one();
+}
+
+int64_t EngineImpl::Drain(std::chrono::milliseconds timeout) {
+  // A year is forever, and does not overflow when added to now.
+  timeout = std::min<std::chrono::milliseconds>(timeout, std::chrono::hours(24 * 365));
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  const auto none_left = [this] { return unfinished_ == 0; };
+  if (idle_.wait_until(lock, Clock::now() + timeout, none_left)) return 0;
+  inbox_.cancel_all = true;
+  wake_.notify_one();
+  idle_.wait(lock, none_left);
+  return std::exchange(drain_cancelled_, 0);
+}
+
+EngineStats EngineImpl::Stats() const {
+  std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  stats.waiting += static_cast<int64_t>(inbox_.submissions.size());
+  return stats;
+}
+
+}  // namespace quantd

@@ -1,0 +1,178 @@
+// What a finished step means for its requests: tokens, text, stopping, statistics, updates to
+// sinks.
+#include <algorithm>
+
+#include "engine/engine_impl.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+void EngineImpl::Complete(int slot) {
+  const StepPlan& plan = plans_[slot];
+  const std::span<const SampleResult> results = buffers_->results(slot);
+  sampled_.clear();
+  for (int32_t row = 0; row < plan.num_logits; ++row) {
+    sampled_.push_back(results[static_cast<size_t>(row)].token_id);
+  }
+  // Before Complete, which would register the blocks: KV that leads to NaN is nothing to share.
+  for (const StepEntry& entry : plan.entries) {
+    if (entry.sequence->state == Sequence::State::kFinished || entry.logit_row < 0) continue;
+    if (results[static_cast<size_t>(entry.logit_row)].finite) continue;
+    auto& r = static_cast<LiveRequest&>(*entry.sequence);
+    Finish(r, FinishReason::kError,
+           Internal("non-finite logits at position {}", entry.first + entry.count - 1), {},
+           /*keep_cached=*/false);
+  }
+  scheduler_.Complete(plan, sampled_);
+  ++counts_.steps;
+  if (observer_ != nullptr) observer_->OnStep(plan.num_tokens);
+  const Clock::time_point now = Clock::now();
+  for (const StepEntry& entry : plan.entries) {
+    if (entry.sequence->state == Sequence::State::kFinished || entry.logit_row < 0) continue;
+    EmitToken(static_cast<LiveRequest&>(*entry.sequence),
+              results[static_cast<size_t>(entry.logit_row)], now);
+  }
+}
+
+bool EngineImpl::IsEos(int32_t token) const {
+  return std::binary_search(eos_ids_.begin(), eos_ids_.end(), token);
+}
+
+void EngineImpl::EmitToken(LiveRequest& request, const SampleResult& result,
+                           Clock::time_point now) {
+  const SamplingParams& sampling = request.sampling;
+  RequestUpdate update;
+  TokenOutput& token = update.tokens.emplace_back();
+  token.token_id = result.token_id;
+  if (sampling.logprobs >= 0) {
+    token.logprob = result.logprob;
+    const auto count = std::min(result.top.size(), static_cast<size_t>(sampling.logprobs));
+    token.top.assign(result.top.begin(), result.top.begin() + static_cast<std::ptrdiff_t>(count));
+  }
+  const bool before_min = request.completion_tokens < sampling.min_tokens;
+  ++request.completion_tokens;
+  ++counts_.generation_tokens;
+  NoteLatency(request, now);
+
+  // A token that ends the request is reported, but is no text.
+  const bool eos = !before_min && !sampling.ignore_eos && IsEos(token.token_id);
+  const bool stop_id = !before_min && Contains(request.stop_ids, token.token_id);
+  bool stop_string = false;
+  if (!eos && !stop_id) stop_string = Decode(request, token.token_id, &update);
+  if (eos || stop_id || stop_string) {
+    if (stop_string) {
+      update.stop_reason = request.decoder->matched_stop();
+    } else if (!eos) {
+      update.stop_reason = fmt::format("{}", token.token_id);
+    }
+    Finish(request, FinishReason::kStop, absl::OkStatus(), std::move(update));
+  } else if (request.completion_tokens >= sampling.max_tokens) {
+    Finish(request, FinishReason::kLength, absl::OkStatus(), std::move(update));
+  } else {
+    update.usage = request.usage();
+    outbox_.push_back({request.sink, std::move(update)});
+  }
+}
+
+bool EngineImpl::Decode(LiveRequest& request, int32_t token, RequestUpdate* update) {
+  if (!request.decoder.has_value()) return false;
+  const SamplingParams& sampling = request.sampling;
+  if (!request.seeks_stop_strings && request.completion_tokens > sampling.min_tokens) {
+    // Stop strings are looked for from here on, by a decoder that knows them. Half a code point in
+    // the old one would be lost, so the change waits until there is none.
+    StreamDecoder copy = *request.decoder;
+    std::string withheld;
+    copy.Finish(&withheld);
+    if (withheld.empty()) {
+      request.decoder.emplace(*tokenizer_, sampling.stop, sampling.skip_special_tokens);
+      request.seeks_stop_strings = true;
+    }
+  }
+  return request.decoder->Push(token, &update->text);
+}
+
+void EngineImpl::NoteLatency(LiveRequest& request, Clock::time_point now) {
+  if (!request.first_token.has_value()) {
+    request.first_token = now;
+    if (observer_ != nullptr) observer_->OnFirstToken(Seconds(now - request.submitted));
+  } else if (observer_ != nullptr) {
+    observer_->OnInterTokenLatency(Seconds(now - request.last_token));
+  }
+  request.last_token = now;
+}
+
+void EngineImpl::Finish(LiveRequest& request, FinishReason reason, absl::Status status,
+                        RequestUpdate update, bool keep_cached) {
+  scheduler_.Finish(&request, keep_cached);
+  // Text held back for a stop string that now cannot come is certain.
+  if (request.decoder.has_value() && request.decoder->matched_stop().empty()) {
+    request.decoder->Finish(&update.text);
+  }
+  update.usage = request.usage();
+  update.finish_reason = reason;
+  update.status = std::move(status);
+  outbox_.push_back({std::move(request.sink), std::move(update)});
+
+  ++ended_;
+  const Clock::time_point now = Clock::now();
+  if (!request.first_scheduled.has_value()) ++left_queue_;
+  if (observer_ != nullptr) {
+    EngineObserver::Finished finished;
+    finished.reason = reason;
+    finished.usage = request.usage();
+    finished.max_tokens = request.sampling.max_tokens;
+    finished.queue_seconds = Seconds(request.first_scheduled.value_or(now) - request.submitted);
+    if (request.first_token.has_value()) {
+      finished.prefill_seconds = Seconds(*request.first_token - *request.first_scheduled);
+      finished.decode_seconds = Seconds(request.last_token - *request.first_token);
+    } else if (request.first_scheduled.has_value()) {
+      finished.prefill_seconds = Seconds(now - *request.first_scheduled);
+    }
+    finished.total_seconds = Seconds(now - request.submitted);
+    observer_->OnFinished(finished);
+  }
+
+  const auto it = live_.find(request.handle);
+  QUANTD_CHECK(it != live_.end());
+  finished_.push_back(std::move(it->second));
+  live_.erase(it);
+}
+
+void EngineImpl::Flush() {
+  EngineStats stats = counts_;
+  stats.waiting = scheduler_.num_waiting();
+  stats.running = scheduler_.num_running();
+  stats.kv_blocks_total = pool_.num_usable();
+  stats.kv_blocks_free = pool_.num_free();
+  stats.prefix_cache_queries = scheduler_.prefix_queries();
+  stats.prefix_cache_hits = scheduler_.prefix_hits();
+  stats.preemptions = scheduler_.preemptions();
+  {
+    std::lock_guard lock(mutex_);
+    stats_ = stats;
+    queued_ -= left_queue_;
+    left_queue_ = 0;
+  }
+  // Without the lock: a sink may call Submit or Cancel.
+  for (Delivery& delivery : outbox_) delivery.sink->OnUpdate(std::move(delivery.update));
+  outbox_.clear();
+  std::erase_if(finished_, [](const auto& request) { return request->steps_in_flight == 0; });
+  if (ended_ == 0) return;
+  {
+    std::lock_guard lock(mutex_);
+    unfinished_ -= ended_;
+    ended_ = 0;
+  }
+  idle_.notify_all();
+}
+
+}  // namespace quantd

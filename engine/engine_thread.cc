@@ -1,0 +1,184 @@
+// The engine thread: takes the inbox, plans and launches steps, sleeps when there is nothing to do.
+#include <algorithm>
+
+#include "engine/engine_impl.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+// How often a reader that is behind is asked again while nothing else runs: sinks have no way to
+// wake the engine. Short against the time between two tokens, long against a wake-up.
+constexpr std::chrono::milliseconds kStallPoll{2};
+
+}  // namespace
+
+void EngineImpl::ThreadMain() {
+  bool busy = false;
+  while (TakeInbox(busy)) {
+    HandleInbox();
+    ExpireDeadlines();
+    PollStalled();
+    // What ended here does not wait for the step.
+    Flush();
+    busy = Step();
+    Flush();
+  }
+  HandleInbox();
+  FinishAll(FinishReason::kCancelled, Cancelled("the engine is shutting down"));
+  if (slot_in_flight_ >= 0) {
+    // The device may still write to buffers that are about to be freed; how it ended no longer
+    // matters.
+    backend_.Synchronize().IgnoreError();
+    sampled_.assign(static_cast<size_t>(plans_[slot_in_flight_].num_logits), 0);
+    scheduler_.Complete(plans_[slot_in_flight_], sampled_);
+  }
+  Flush();
+}
+
+bool EngineImpl::TakeInbox(bool busy) {
+  taken_.submissions.clear();
+  taken_.cancels.clear();
+  taken_.cancel_all = false;
+  std::unique_lock lock(mutex_);
+  if (!busy) {
+    const auto ready = [this] { return shutdown_ || !inbox_.empty(); };
+    if (const auto wake = NextWake(); wake.has_value()) {
+      wake_.wait_until(lock, *wake, ready);
+    } else {
+      wake_.wait(lock, ready);
+    }
+  }
+  std::swap(taken_.submissions, inbox_.submissions);
+  std::swap(taken_.cancels, inbox_.cancels);
+  std::swap(taken_.cancel_all, inbox_.cancel_all);
+  return !shutdown_;
+}
+
+std::optional<Clock::time_point> EngineImpl::NextWake() const {
+  std::optional<Clock::time_point> wake;
+  const auto at = [&wake](Clock::time_point t) {
+    wake = wake.has_value() ? std::min(*wake, t) : t;
+  };
+  for (const auto& [handle, request] : live_) {
+    if (request->deadline.has_value()) at(*request->deadline);
+    if (request->stalled) at(Clock::now() + kStallPoll);
+  }
+  return wake;
+}
+
+void EngineImpl::HandleInbox() {
+  for (auto& request : taken_.submissions) {
+    LiveRequest& r = *request;
+    live_.emplace(r.handle, std::move(request));
+    scheduler_.Add(&r);
+    if (failed_) {
+      Finish(r, FinishReason::kError, Unavailable("the device failed"), {});
+    }
+  }
+  for (const RequestHandle handle : taken_.cancels) {
+    const auto it = live_.find(handle);
+    if (it == live_.end()) continue;
+    Finish(*it->second, FinishReason::kCancelled, Cancelled("cancelled by the caller"), {});
+  }
+  if (taken_.cancel_all) {
+    const auto count = static_cast<int64_t>(live_.size());
+    FinishAll(FinishReason::kCancelled, Cancelled("the engine was drained"));
+    std::lock_guard lock(mutex_);
+    drain_cancelled_ += count;
+  }
+}
+
+void EngineImpl::ExpireDeadlines() {
+  expired_.clear();
+  scheduler_.CollectExpired(Clock::now(), &expired_);
+  for (Sequence* sequence : expired_) {
+    auto& request = static_cast<LiveRequest&>(*sequence);
+    Finish(request, FinishReason::kCancelled,
+           DeadlineExceeded("the deadline passed after {} tokens", request.completion_tokens), {});
+  }
+}
+
+void EngineImpl::PollStalled() {
+  for (const auto& [handle, request] : live_) request->stalled = request->sink->Stalled();
+}
+
+bool EngineImpl::Step() {
+  if (failed_) return false;
+  const int slot = next_slot_;
+  scheduler_.Next(&plans_[slot]);
+  const bool launched = !plans_[slot].entries.empty();
+  if (launched) Launch(slot);
+
+  int complete = launched ? slot : -1;
+  if (options_.pipeline_depth == 1) {
+    complete = slot_in_flight_;
+    slot_in_flight_ = launched ? slot : -1;
+    if (launched) next_slot_ ^= 1;
+  }
+  if (complete < 0) return launched;
+  if (const absl::Status status = backend_.Synchronize(); !status.ok()) {
+    Die(status);
+    return false;
+  }
+  Complete(complete);
+  return true;
+}
+
+void EngineImpl::Launch(int slot) {
+  const StepPlan& plan = plans_[slot];
+  const Clock::time_point now = Clock::now();
+  const std::span<SampleParams> params = buffers_->params(slot);
+  for (const StepEntry& entry : plan.entries) {
+    auto& r = static_cast<LiveRequest&>(*entry.sequence);
+    if (!r.first_scheduled.has_value()) {
+      r.first_scheduled = now;
+      counts_.prompt_tokens += r.prompt_size;
+      ++left_queue_;
+    }
+    if (entry.logit_row < 0) continue;
+    const int32_t position = entry.first + entry.count;
+    const bool before_min = position - r.prompt_size < r.sampling.min_tokens;
+    params[static_cast<size_t>(entry.logit_row)] = {
+        .temperature = r.sampling.temperature,
+        .top_k = r.sampling.top_k,
+        .top_p = r.sampling.top_p,
+        .min_p = r.sampling.min_p,
+        .seed = r.seed,
+        .sequence_index = 0,
+        .position = static_cast<uint32_t>(position),
+        // The drawn token's own logprob comes with the list, so 0 asks for a list of one.
+        .num_logprobs = r.sampling.logprobs < 0 ? 0 : std::max(r.sampling.logprobs, 1),
+        .banned_ids =
+            before_min ? std::span<const int32_t>(r.banned_ids) : std::span<const int32_t>(),
+    };
+  }
+  buffers_->Fill(plan, slot);
+  // Shapes decide what a graph does, so they are its key.
+  const AttentionBatch& attention = buffers_->batch().attention;
+  const uint64_t key = (static_cast<uint64_t>(plan.num_tokens) << 42) ^
+                       (static_cast<uint64_t>(plan.num_logits) << 32) ^
+                       (static_cast<uint64_t>(attention.num_seqs) << 20) ^
+                       static_cast<uint64_t>(attention.max_blocks);
+  backend_.Run(key,
+               [this] { loaded_.model->Forward(buffers_->batch(), *kv_, buffers_->logits()); });
+  buffers_->Sample(slot);
+}
+
+void EngineImpl::FinishAll(FinishReason reason, const absl::Status& status) {
+  while (!live_.empty()) Finish(*live_.begin()->second, reason, status, {});
+}
+
+void EngineImpl::Die(const absl::Status& status) {
+  failed_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    dead_ = status;
+  }
+  FinishAll(FinishReason::kError, Unavailable("the device failed: {}", Message(status)));
+  // Nothing that was launched will be completed.
+  slot_in_flight_ = -1;
+  for (const auto& request : finished_) request->steps_in_flight = 0;
+}
+
+}  // namespace quantd

@@ -1,0 +1,82 @@
+// StepBuffers: one step's flattened inputs and its sampling, at fixed addresses of the backend.
+//
+// Everything is allocated once (component kWorkspace). Fill turns a StepPlan into the arrays of a
+// Batch and uploads them; ids the host has not seen yet are fed back on the device from the samples
+// of the step before, which is why samples and results exist twice (slot = step modulo 2).
+//
+// Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/models/model.h"
+#include "engine/scheduler.h"
+#include "kernels/backend.h"
+
+namespace quantd {
+
+struct StepLimits {
+  int32_t max_rows = 0;    // tokens of a step
+  int32_t max_seqs = 0;    // entries of a step, so also rows of logits
+  int32_t max_blocks = 0;  // of one sequence
+  int32_t block_size = 0;
+  int64_t vocab_size = 0;
+  int32_t max_logprobs = 20;  // of one row
+};
+
+class StepBuffers {
+ public:
+  static constexpr int kSlots = 2;
+
+  static absl::StatusOr<std::unique_ptr<StepBuffers>> Create(Backend& backend,
+                                                             const StepLimits& limits);
+
+  /// Lays out `plan` and uploads it; tokens of pending samples come from the other slot's samples.
+  void Fill(const StepPlan& plan, int slot);
+  /// What Fill uploaded. The spans are valid until the next Fill.
+  const Batch& batch() const { return batch_; }
+  /// Logits [num_logits, vocab] f32 of the step filled last.
+  TensorView logits() const { return logits_.Rows(0, num_logits_); }
+
+  /// Host values of a slot: parameters to set before Sample (all of them), results to read after
+  /// Backend::Synchronize.
+  std::span<SampleParams> params(int slot) { return slots_[static_cast<size_t>(slot)].params; }
+  std::span<const SampleResult> results(int slot) const {
+    return slots_[static_cast<size_t>(slot)].results;
+  }
+  /// Draws the tokens of the step filled last into `slot`.
+  void Sample(int slot);
+
+ private:
+  struct Slot {
+    std::span<int32_t> sampled;         // backend memory [max_seqs]
+    std::vector<SampleParams> params;   // [max_seqs]
+    std::vector<SampleResult> results;  // [max_seqs]
+    std::vector<TokenLogprob> top;      // [max_seqs, max_logprobs]
+  };
+  // One int32 array: its place on the backend and the host copy Fill writes first.
+  struct Array {
+    std::span<int32_t> device;
+    std::vector<int32_t> host;
+  };
+
+  explicit StepBuffers(Backend& backend, const StepLimits& limits)
+      : backend_(backend), limits_(limits) {}
+  std::span<const int32_t> Upload(const Array& array, size_t count);
+
+  Backend& backend_;
+  const StepLimits limits_;
+  Buffer ids_buffer_;  // all int32 arrays
+  Buffer logits_buffer_;
+  TensorView logits_;  // [max_seqs, vocab] f32
+  Array token_ids_, positions_, slots_of_rows_, seq_of_row_, logit_rows_, feedback_, block_tables_;
+  Slot slots_[kSlots];
+  Batch batch_;
+  int32_t num_logits_ = 0;
+};
+
+}  // namespace quantd

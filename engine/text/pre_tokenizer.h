@@ -1,0 +1,42 @@
+// PreTokenizer: cuts text into the pieces that are merged each by itself. Immutable after Create,
+// safe from any thread; each caller brings its own scratch memory.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/text/regex.h"
+#include "engine/text/tokenizer_spec.h"
+
+namespace quantd {
+
+class PreTokenizer {
+ public:
+  /// UNIMPLEMENTED naming a pattern that cannot be used.
+  static absl::StatusOr<PreTokenizer> Create(const PreTokenizerSpec& spec);
+
+  using Emit = absl::FunctionRef<void(std::string_view piece)>;
+  /// Calls `emit` for each piece of `text` (valid UTF-8) in order; the views live during the call
+  /// only.
+  absl::Status Split(std::string_view text, Regex::Scratch* scratch, Emit emit) const {
+    return Run(0, text, scratch, emit);
+  }
+
+ private:
+  struct Stage {
+    Regex regex;
+    bool remove_matches;
+    bool remove_others;
+  };
+  // Cuts `text` by the stages from `stage` on.
+  absl::Status Run(size_t stage, std::string_view text, Regex::Scratch* scratch, Emit emit) const;
+
+  std::vector<Stage> stages_;
+  bool add_prefix_space_ = false;
+  size_t prefix_stage_ = 0;  // ByteLevel's own: the space is put before what reaches it
+};
+
+}  // namespace quantd

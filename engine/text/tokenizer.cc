@@ -1,0 +1,171 @@
+// The byte-level BPE tokenizer: its stages in sequence. See tokenizer.h.
+#include "engine/text/tokenizer.h"
+
+#include <utility>
+
+#include "engine/text/added_tokens.h"
+#include "engine/text/bpe.h"
+#include "engine/text/normalizer.h"
+#include "engine/text/pre_tokenizer.h"
+#include "engine/text/tokenizer_spec.h"
+#include "engine/text/utf8.h"
+#include "engine/text/vocabulary.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{1} << 30;  // symbols are numbered by int32
+
+class BpeTokenizer final : public Tokenizer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const TokenizerSpec& spec) {
+    Faults faults;
+    std::unique_ptr<BpeTokenizer> tokenizer(new BpeTokenizer);
+    tokenizer->vocabulary_ = Vocabulary::Create(spec, &faults);
+    tokenizer->bpe_ = Bpe::Create(spec.bpe, tokenizer->vocabulary_, &faults);
+    tokenizer->ignore_merges_ = spec.bpe.ignore_merges;
+    tokenizer->FindNamed(spec, &faults);
+    RETURN_IF_ERROR(faults.ToStatus(spec.path));
+    if (const int missing = tokenizer->bpe_.MissingBytes(); spec.bpe.unk_token && missing > 0) {
+      return Unimplemented(
+          "{}: model.unk_token {:?} is not supported where bytes have no token ({} here)",
+          spec.path, *spec.bpe.unk_token, missing);
+    }
+    auto pre_tokenizer = PreTokenizer::Create(spec.pre_tokenizer);
+    if (!pre_tokenizer.ok()) return Annotate(pre_tokenizer.status(), spec.path);
+    tokenizer->pre_tokenizer_.emplace(std::move(pre_tokenizer).value());
+
+    tokenizer->normalizers_ = spec.normalizers;
+    for (const AddedTokenSpec& token : spec.added_tokens) {
+      if (token.normalized) {
+        ASSIGN_OR_RETURN(const std::string pattern, Normalize(spec.normalizers, token.content));
+        tokenizer->added_normalized_.Add(token, pattern);
+      } else {
+        tokenizer->added_raw_.Add(token, token.content);
+      }
+    }
+    return tokenizer;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              bool add_special_tokens) const override {
+    if (text.size() > kMaxTextBytes) {
+      return InvalidArgument("text has {} bytes, at most {} are allowed", text.size(),
+                             kMaxTextBytes);
+    }
+    if (const size_t valid = ValidUtf8Prefix(text); valid != text.size()) {
+      return InvalidArgument("text is not valid UTF-8 at byte {}", valid);
+    }
+    std::vector<int32_t> ids;
+    if (add_special_tokens) ids = template_before_;
+    Scratch scratch;
+    std::vector<TextSegment> segments;
+    added_raw_.Split(text, &segments);
+    for (const TextSegment& segment : segments) {
+      if (segment.id >= 0) {
+        ids.push_back(segment.id);
+      } else {
+        RETURN_IF_ERROR(EncodeRaw(segment.text, &scratch, &ids));
+      }
+    }
+    if (add_special_tokens) ids.insert(ids.end(), template_after_.begin(), template_after_.end());
+    return ids;
+  }
+
+  std::string_view TokenBytes(int32_t id) const override { return vocabulary_.Bytes(id); }
+  bool IsSpecial(int32_t id) const override { return vocabulary_.IsSpecial(id); }
+  std::optional<int32_t> TokenToId(std::string_view token) const override {
+    return vocabulary_.Find(token);
+  }
+  int32_t vocab_size() const override { return vocabulary_.size(); }
+  std::optional<int32_t> bos_id() const override { return bos_id_; }
+  std::optional<int32_t> eos_id() const override { return eos_id_; }
+
+  std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const override {
+    std::string bytes;
+    for (const int32_t id : ids) {
+      if (!skip_special_tokens || !IsSpecial(id)) bytes += TokenBytes(id);
+    }
+    std::string text;
+    text.reserve(bytes.size());
+    AppendLossyUtf8(bytes, true, &text);
+    return text;
+  }
+
+ private:
+  struct Scratch {
+    Regex::Scratch regex;
+    Bpe::Scratch bpe;
+    std::vector<TextSegment> segments;
+  };
+
+  BpeTokenizer() = default;
+
+  // The tokens that other parts of the files name.
+  void FindNamed(const TokenizerSpec& spec, Faults* faults) {
+    template_before_ = spec.template_before;
+    template_after_ = spec.template_after;
+    for (const auto* ids : {&template_before_, &template_after_}) {
+      for (const int32_t id : *ids) {
+        if (!vocabulary_.Exists(id)) faults->Add("post_processor: no token has id {}", id);
+      }
+    }
+    const auto find = [&](const char* key, const std::optional<std::string>& token) {
+      const std::optional<int32_t> id = token ? vocabulary_.Find(*token) : std::nullopt;
+      if (token && !id) faults->Add("{} {:?} of tokenizer_config.json is not a token", key, *token);
+      return id;
+    };
+    bos_id_ = find("bos_token", spec.bos_token);
+    eos_id_ = find("eos_token", spec.eos_token);
+  }
+
+  // Text without added tokens of the raw kind.
+  absl::Status EncodeRaw(std::string_view text, Scratch* scratch, std::vector<int32_t>* ids) const {
+    std::string normalized;
+    if (!normalizers_.empty()) {
+      ASSIGN_OR_RETURN(normalized, Normalize(normalizers_, text));
+      text = normalized;
+    }
+    scratch->segments.clear();
+    added_normalized_.Split(text, &scratch->segments);
+    for (const TextSegment& segment : scratch->segments) {
+      if (segment.id >= 0) {
+        ids->push_back(segment.id);
+        continue;
+      }
+      RETURN_IF_ERROR(
+          pre_tokenizer_->Split(segment.text, &scratch->regex, [&](std::string_view piece) {
+            const std::optional<int32_t> whole =
+                ignore_merges_ ? vocabulary_.FindModelBytes(piece) : std::nullopt;
+            if (whole) {
+              ids->push_back(*whole);
+            } else {
+              bpe_.Encode(piece, &scratch->bpe, ids);
+            }
+          }));
+    }
+    return absl::OkStatus();
+  }
+
+  Vocabulary vocabulary_;
+  AddedTokens added_raw_;
+  std::vector<NormalizationForm> normalizers_;
+  AddedTokens added_normalized_;
+  std::optional<PreTokenizer> pre_tokenizer_;  // set by Create
+  bool ignore_merges_ = false;
+  Bpe bpe_;
+  std::vector<int32_t> template_before_;
+  std::vector<int32_t> template_after_;
+  std::optional<int32_t> bos_id_;
+  std::optional<int32_t> eos_id_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& dir) {
+  ASSIGN_OR_RETURN(const TokenizerSpec spec, ReadTokenizerSpec(dir));
+  return BpeTokenizer::Create(spec);
+}
+
+}  // namespace quantd

@@ -1,0 +1,55 @@
+// Vocabulary: the tokens, by id and by spelling. Immutable after Create, safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/text/faults.h"
+#include "engine/text/tokenizer_spec.h"
+
+namespace quantd {
+
+class Vocabulary {
+ public:
+  /// Takes the model's vocabulary and the added tokens of `spec`; an id of two tokens, or a token
+  /// with two ids, is added to `faults`.
+  static Vocabulary Create(const TokenizerSpec& spec, Faults* faults);
+
+  int32_t size() const { return static_cast<int32_t>(bytes_.size()); }
+  std::string_view Bytes(int32_t id) const { return InRange(id) ? bytes_[id] : std::string_view(); }
+  bool IsSpecial(int32_t id) const { return InRange(id) && special_[id] != 0; }
+  bool Exists(int32_t id) const { return InRange(id) && exists_[id] != 0; }
+
+  /// The token spelled so in the file, added or not.
+  std::optional<int32_t> Find(std::string_view spelling) const;
+  /// The token of the model's vocabulary (not an added one) spelled so in the file.
+  std::optional<int32_t> FindModelToken(std::string_view spelling) const;
+  /// The token of the model's vocabulary that has these bytes.
+  std::optional<int32_t> FindModelBytes(std::string_view bytes) const {
+    return Get(by_bytes_, bytes);
+  }
+
+ private:
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
+  };
+  using Map = std::unordered_map<std::string, int32_t, Hash, std::equal_to<>>;
+  static std::optional<int32_t> Get(const Map& map, std::string_view key);
+  bool InRange(int32_t id) const { return id >= 0 && id < size(); }
+  void Reserve(int32_t id);
+
+  std::vector<std::string> bytes_;  // by id; empty where no token has the id
+  std::vector<uint8_t> exists_;
+  std::vector<uint8_t> special_;
+  Map by_bytes_;        // the model's tokens that are spelled in the byte-level alphabet
+  Map other_spelling_;  // the model's tokens that are not
+  Map added_;           // by content
+};
+
+}  // namespace quantd

@@ -1,0 +1,213 @@
+// The second half of loading: packing what weight_check.cc has planned.
+#include "engine/weights/loader.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/weights/quantization_options.h"
+#include "engine/weights/value_scan.h"
+#include "engine/weights/weight_check.h"
+#include "kernels/quant/float_types.h"
+
+namespace quantd {
+namespace {
+
+int64_t BytesOf(const QuantizedMatrix& m) {
+  return static_cast<int64_t>(m.codes.size() + m.nested_codes.size() +
+                              sizeof(float) *
+                                  (m.scales.size() + m.nested_map.size() + m.nested_absmax.size()));
+}
+
+// A stored tensor as a matrix. Points into the mapping where that is aligned, else to a copy.
+struct SourceMatrix {
+  TensorView view;
+  std::vector<uint64_t> copy;  // of 8-byte units, so that any element is aligned
+
+  int64_t copy_bytes() const { return static_cast<int64_t>(copy.size() * sizeof(uint64_t)); }
+};
+
+SourceMatrix ViewOf(const StoredTensor& t, int64_t rows, int64_t cols) {
+  const DType dtype = *ToDType(t.dtype);
+  SourceMatrix m;
+  const void* data = t.data.data();
+  if (reinterpret_cast<uintptr_t>(data) % SizeOf(dtype) != 0) {
+    m.copy.resize((t.data.size() + 7) / 8);
+    std::memcpy(m.copy.data(), data, t.data.size());
+    data = m.copy.data();
+  }
+  m.view = TensorView(dtype, const_cast<void*>(data), rows, cols);  // only read
+  return m;
+}
+
+absl::Status CheckFinite(const TensorView& view, const std::string& tensor) {
+  const auto bad = FindNonFinite(view);
+  if (!bad) return absl::OkStatus();
+  return DataLoss("tensor {}: element [{}, {}] is NaN or infinite", tensor, *bad / view.cols,
+                  *bad % view.cols);
+}
+
+class Packer {
+ public:
+  Packer(const Checkpoint& checkpoint, const WeightLoaderOptions& options, const WeightsPlan& plan,
+         Backend& backend)
+      : checkpoint_(checkpoint),
+        options_(options),
+        plan_(plan),
+        backend_(backend),
+        base_bytes_(backend.memory().Total()) {}
+
+  absl::StatusOr<LoadedWeights> Run(const ExpectedWeights& expected) {
+    ASSIGN_OR_RETURN(LoadedGroup embedding,
+                     PackGroup({plan_.embedding}, MemoryComponent::kEmbedding));
+    result_.embedding = std::move(embedding.front());
+    for (const auto& group : plan_.groups) {
+      ASSIGN_OR_RETURN(LoadedGroup packed, PackGroup(group, MemoryComponent::kWeights));
+      result_.groups.push_back(std::move(packed));
+    }
+    if (plan_.head) {
+      ASSIGN_OR_RETURN(result_.head, PackGroup({*plan_.head}, MemoryComponent::kHead));
+    }
+    for (const ExpectedVector& v : expected.vectors) {
+      ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(static_cast<size_t>(v.size) * sizeof(float),
+                                                        MemoryComponent::kNorms));
+      RETURN_IF_ERROR(UploadVector(v.tensor, v.size, 0, buffer));
+      result_.resident_bytes += static_cast<int64_t>(buffer.bytes());
+      result_.vectors.push_back(std::move(buffer));
+      result_.parameters += v.size;
+      Done(v.tensor, static_cast<int64_t>(checkpoint_.Find(v.tensor)->data.size()));
+    }
+    result_.accepted_extras = plan_.accepted_extras;
+    return std::move(result_);
+  }
+
+ private:
+  // Neighbours share a weight where the bytes mean the same and inputs are treated the same.
+  static bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
+    return a.format == b.format && a.activation == b.activation && a.bias.empty() == b.bias.empty();
+  }
+
+  absl::StatusOr<LoadedGroup> PackGroup(const std::vector<ModulePlan>& modules,
+                                        MemoryComponent component) {
+    LoadedGroup parts;
+    for (size_t first = 0; first < modules.size();) {
+      size_t last = first + 1;
+      while (last < modules.size() && CanFuse(modules[first], modules[last])) ++last;
+      ASSIGN_OR_RETURN(LoadedLinear part,
+                       PackFused({modules.data() + first, last - first}, component));
+      parts.push_back(std::move(part));
+      first = last;
+    }
+    return parts;
+  }
+
+  absl::StatusOr<LoadedLinear> PackFused(std::span<const ModulePlan> modules,
+                                         MemoryComponent component) {
+    std::vector<RowSegment> segments;
+    int64_t rows = 0;
+    for (const ModulePlan& m : modules) {
+      segments.push_back({m.shape.module, rows, m.shape.n});
+      rows += m.shape.n;
+    }
+    const ModulePlan& first = modules.front();
+    LoadedLinear linear;
+    linear.activation = first.activation;
+    auto created =
+        backend_.CreatePacked(first.format, first.shape.k, std::move(segments), component);
+    if (!created.ok()) return Annotate(created.status(), first.shape.module);
+    linear.weight = std::move(created).value();
+    if (!first.bias.empty()) {
+      ASSIGN_OR_RETURN(linear.bias, backend_.Allocate(static_cast<size_t>(rows) * sizeof(float),
+                                                      MemoryComponent::kNorms));
+      result_.resident_bytes += static_cast<int64_t>(linear.bias.bytes());
+    }
+    for (size_t i = 0; i < modules.size(); ++i) {
+      RETURN_IF_ERROR(Annotate(PackModule(modules[i], i, *linear.weight), modules[i].shape.module));
+      if (!first.bias.empty()) {
+        const RowSegment& segment = linear.weight->segments()[i];
+        RETURN_IF_ERROR(
+            UploadVector(modules[i].bias, segment.rows, segment.first_row, linear.bias));
+        result_.parameters += segment.rows;
+      }
+      for (const std::string& name : modules[i].sources)
+        checkpoint_.DropPages(*checkpoint_.Find(name));
+      Done(modules[i].shape.module, modules[i].source_bytes);
+    }
+    Report(first, static_cast<int64_t>(modules.size()), *linear.weight);
+    return linear;
+  }
+
+  absl::Status PackModule(const ModulePlan& plan, size_t segment, PackedWeight& weight) {
+    ASSIGN_OR_RETURN(const QuantizedMatrix matrix, Matrix(plan));
+    NoteMatrix(BytesOf(matrix));
+    return backend_.PackRows(weight, segment, matrix);
+  }
+
+  absl::StatusOr<QuantizedMatrix> Matrix(const ModulePlan& plan) {
+    if (plan.import != nullptr) return plan.import->Load(checkpoint_, plan.shape);
+    const SourceMatrix source = ViewOf(*checkpoint_.Find(plan.tensor), plan.shape.n, plan.shape.k);
+    RETURN_IF_ERROR(CheckFinite(source.view, plan.tensor));
+    auto matrix = QuantizeMethodFor(plan.options.method)
+                      .Quantize(source.view, plan.options, options_.compute_dtype);
+    if (matrix.ok()) NoteMatrix(BytesOf(*matrix) + source.copy_bytes());
+    return matrix;
+  }
+
+  // Rounds a stored vector to f32 and puts it at element `offset` of `buffer`.
+  absl::Status UploadVector(const std::string& tensor, int64_t size, int64_t offset,
+                            const Buffer& buffer) {
+    const SourceMatrix source = ViewOf(*checkpoint_.Find(tensor), 1, size);
+    RETURN_IF_ERROR(CheckFinite(source.view, tensor));
+    std::vector<float> values(static_cast<size_t>(size));
+    for (int64_t i = 0; i < size; ++i) {
+      switch (source.view.dtype) {
+        case DType::kBF16:
+          values[static_cast<size_t>(i)] = static_cast<float>(source.view.Row<BF16>(0)[i]);
+          break;
+        case DType::kF16:
+          values[static_cast<size_t>(i)] = static_cast<float>(source.view.Row<F16>(0)[i]);
+          break;
+        default: values[static_cast<size_t>(i)] = source.view.Row<float>(0)[i];
+      }
+    }
+    backend_.Upload(values.data(), values.size() * sizeof(float), buffer.as<float>() + offset);
+    return absl::OkStatus();
+  }
+
+  void NoteMatrix(int64_t in_flight) {
+    const int64_t packed = backend_.memory().Total() - base_bytes_;
+    result_.peak_bytes = std::max(result_.peak_bytes, packed + in_flight);
+    result_.largest_matrix_bytes = std::max(result_.largest_matrix_bytes, in_flight);
+  }
+
+  void Report(const ModulePlan& plan, int64_t modules, const PackedWeight& weight) {
+    const QuantMethod method = plan.import != nullptr ? plan.import->method() : plan.options.method;
+    result_.modules.push_back({std::string(ToString(method)), weight.format(), modules,
+                               weight.n() * weight.k(), weight.bytes()});
+    result_.parameters += weight.n() * weight.k();
+    result_.resident_bytes += weight.bytes();
+  }
+
+  void Done(const std::string& what, int64_t bytes) {
+    done_bytes_ += bytes;
+    if (options_.on_progress) options_.on_progress(done_bytes_, plan_.source_bytes, what);
+  }
+
+  const Checkpoint& checkpoint_;
+  const WeightLoaderOptions& options_;
+  const WeightsPlan& plan_;
+  Backend& backend_;
+  const int64_t base_bytes_;  // of the backend before loading
+  int64_t done_bytes_ = 0;
+  LoadedWeights result_;
+};
+
+}  // namespace
+
+absl::StatusOr<LoadedWeights> LoadWeights(const Checkpoint& checkpoint,
+                                          const ExpectedWeights& expected,
+                                          const WeightLoaderOptions& options, Backend& backend) {
+  ASSIGN_OR_RETURN(const WeightsPlan plan, PlanWeights(checkpoint, expected, options));
+  return Packer(checkpoint, options, plan, backend).Run(expected);
+}
+
+}  // namespace quantd

@@ -1,0 +1,32 @@
+// No quantization: weights are copied, rounded once where the dtype changes.
+#include "engine/weights/methods/method.h"
+#include "engine/weights/value_scan.h"
+#include "kernels/quant/quantize.h"
+
+namespace quantd {
+namespace {
+
+class Plain : public QuantizeMethod {
+ public:
+  QuantMethod method() const override { return QuantMethod::kNone; }
+
+  QuantFormat FormatOf(const MethodOptions& options, DType plain) const override {
+    return QuantFormat::Plain(options.compute_dtype.value_or(plain));
+  }
+
+  absl::StatusOr<QuantizedMatrix> Quantize(const TensorView& w, const MethodOptions& options,
+                                           DType plain) const override {
+    const DType to = options.compute_dtype.value_or(plain);
+    if (to == DType::kF16) RETURN_IF_ERROR(CheckFitsF16(w));
+    return PlainMatrix(w, to);
+  }
+};
+
+}  // namespace
+
+const QuantizeMethod& PlainMethod() {
+  static const Plain kMethod;
+  return kMethod;
+}
+
+}  // namespace quantd

@@ -1,0 +1,53 @@
+// OptionMap: the keys of one mapping with typed scalars, whatever file they came from: a profile's
+// YAML and config.json's quantization_config are read by one set of rules. Values; not thread-safe
+// to modify.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/weights/fault_list.h"
+
+namespace quantd {
+
+struct OptionValue {
+  enum class Kind { kNull, kBool, kNumber, kString, kStringList, kOther };
+  Kind kind = Kind::kNull;
+  bool boolean = false;
+  double number = 0.0;
+  std::string text;               // as written, for messages; the value of kString
+  std::vector<std::string> list;  // kStringList
+};
+
+using OptionMap = std::vector<std::pair<std::string, OptionValue>>;  // in file order, keys unique
+
+/// Reads typed values out of an OptionMap and reports what does not fit as "<where>.<key>: ...".
+class OptionReader {
+ public:
+  OptionReader(const OptionMap& map, std::string where, FaultList& faults)
+      : map_(map), where_(std::move(where)), faults_(faults) {}
+
+  /// nullptr when the key is absent or null.
+  const OptionValue* Find(std::string_view key) const;
+  /// `fallback` when absent; a value of another kind is a fault.
+  bool Bool(std::string_view key, bool fallback) const;
+  double Number(std::string_view key, double fallback) const;
+  std::string String(std::string_view key, const std::string& fallback) const;
+  /// A list of strings, or null.
+  std::vector<std::string> Strings(std::string_view key) const;
+  /// Faults every key that is not in `known`, naming the nearest.
+  void CheckKeys(std::span<const std::string_view> known) const;
+
+  std::string Path(std::string_view key) const;
+  FaultList& faults() const { return faults_; }
+
+ private:
+  const OptionMap& map_;
+  const std::string where_;
+  FaultList& faults_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,213 @@
+// ParseProfile: YAML to fields, defaults, then validation, with all faults in one message.
+#include <yaml-cpp/yaml.h>
+
+#include <array>
+#include <charconv>
+#include <filesystem>
+
+#include "engine/weights/module_match.h"
+#include "engine/weights/option_map.h"
+#include "engine/weights/profile.h"
+#include "engine/weights/quantization_options.h"
+
+namespace quantd {
+namespace {
+
+constexpr std::array<std::string_view, 7> kTopKeys = {
+    "name", "description", "dtype", "quantization", "overrides", "kv_cache", "engine"};
+constexpr std::array<std::string_view, 3> kOverrideKeys = {"match", "dtype", "quantization"};
+constexpr std::array<std::string_view, 1> kKvKeys = {"dtype"};
+constexpr std::array<std::string_view, 1> kEngineKeys = {"llm_int8_outlier_scope"};
+
+OptionValue ScalarOption(const YAML::Node& node) {
+  OptionValue v;
+  v.text = node.Scalar();
+  v.kind = OptionValue::Kind::kString;
+  if (node.Tag() == "!") return v;  // quoted: a string, whatever it looks like
+  if (v.text == "true" || v.text == "True" || v.text == "false" || v.text == "False") {
+    v.kind = OptionValue::Kind::kBool;
+    v.boolean = v.text[0] == 't' || v.text[0] == 'T';
+    return v;
+  }
+  double number = 0;
+  const char* end = v.text.data() + v.text.size();
+  const auto [stop, error] = std::from_chars(v.text.data(), end, number);
+  if (error == std::errc() && stop == end) {
+    v.kind = OptionValue::Kind::kNumber;
+    v.number = number;
+  }
+  return v;
+}
+
+OptionValue ToOption(const YAML::Node& node) {
+  OptionValue v;
+  if (node.IsNull()) return v;
+  if (node.IsScalar()) return ScalarOption(node);
+  v.kind = OptionValue::Kind::kOther;
+  v.text = node.IsSequence() ? "a list" : "a mapping";
+  if (!node.IsSequence()) return v;
+  for (const YAML::Node& item : node) {
+    if (!item.IsScalar()) return v;
+    v.list.push_back(item.Scalar());
+  }
+  v.kind = OptionValue::Kind::kStringList;
+  return v;
+}
+
+// The mapping `node` as options; yaml-cpp keeps duplicate keys, so they are found here.
+OptionMap ToOptions(const YAML::Node& node, const std::string& where, FaultList& faults) {
+  OptionMap map;
+  if (!node.IsDefined() || node.IsNull()) return map;
+  if (!node.IsMap()) {
+    faults.Add("{}: not a mapping", where.empty() ? "the profile" : where);
+    return map;
+  }
+  for (const auto& entry : node) {
+    if (!entry.first.IsScalar()) {
+      faults.Add("{}: a key that is not a string", where.empty() ? "the profile" : where);
+      continue;
+    }
+    const std::string key = entry.first.Scalar();
+    for (const auto& [known, value] : map) {
+      if (known == key) faults.Add("{}{}{}: occurs twice", where, where.empty() ? "" : ".", key);
+    }
+    map.emplace_back(key, ToOption(entry.second));
+  }
+  return map;
+}
+
+YAML::Node Child(const YAML::Node& node, const char* key) {
+  return node.IsMap() ? node[key] : YAML::Node(YAML::NodeType::Undefined);
+}
+
+// auto or absent: nullopt.
+std::optional<DType> FloatDType(const OptionReader& reader, std::string_view key) {
+  const std::string name = reader.String(key, "auto");
+  if (name == "auto") return std::nullopt;
+  const auto dtype = ParseDType(name);
+  if (dtype && (*dtype == DType::kF32 || *dtype == DType::kF16 || *dtype == DType::kBF16))
+    return dtype;
+  reader.faults().Add("{}: \"{}\" is not one of auto, float32, float16, bfloat16", reader.Path(key),
+                      name);
+  return std::nullopt;
+}
+
+std::optional<DType> KvDType(const OptionReader& reader) {
+  const OptionValue* v = reader.Find("dtype");
+  if (v != nullptr && (v->text == "int8" || v->text == "fp8_e4m3")) {
+    reader.faults().AddUnimplemented(
+        "{}: \"{}\" is not supported; supported: auto, float32, float16, bfloat16",
+        reader.Path("dtype"), v->text);
+    return std::nullopt;
+  }
+  return FloatDType(reader, "dtype");
+}
+
+// A model has one compute dtype, the profile's: an override inherits it or repeats it.
+void UnifyComputeDType(MethodOptions& options, const std::optional<DType>& profile_dtype,
+                       bool given, const std::string& where, FaultList& faults) {
+  if (options.method != QuantMethod::kBitsAndBytes4) return;
+  if (given && options.compute_dtype != profile_dtype) {
+    faults.Add(
+        "{}.quantization.bnb_4bit_compute_dtype: {} differs from the profile's {}; a model has one",
+        where, ToString(*options.compute_dtype), profile_dtype ? ToString(*profile_dtype) : "auto");
+  }
+  options.compute_dtype = profile_dtype;
+}
+
+void ReadOverride(const YAML::Node& node, size_t index, QuantProfile& profile, FaultList& faults) {
+  const std::string where = fmt::format("overrides[{}]", index);
+  const OptionMap map = ToOptions(node, where, faults);
+  const OptionReader reader(map, where, faults);
+  reader.CheckKeys(kOverrideKeys);
+  ProfileOverride result;
+  result.match = reader.String("match", "");
+  if (reader.Find("match") == nullptr) {
+    faults.Add("{}.match: missing", where);
+  } else {
+    faults.Add(Annotate(CheckOverridePattern(result.match), where + ".match"));
+  }
+  const std::string q_where = where + ".quantization";
+  const OptionMap q = ToOptions(Child(node, "quantization"), q_where, faults);
+  result.quantization = ReadQuantizationOptions(q, q_where, OptionSource::kProfile, faults);
+  const bool given = OptionReader(q, q_where, faults).Find("bnb_4bit_compute_dtype") != nullptr;
+  UnifyComputeDType(result.quantization, profile.quantization.compute_dtype, given, where, faults);
+  const std::optional<DType> dtype = FloatDType(reader, "dtype");
+  if (result.quantization.method == QuantMethod::kNone) {
+    result.quantization.compute_dtype = dtype ? dtype : profile.quantization.compute_dtype;
+  } else if (dtype) {
+    faults.Add("{}.dtype: only has a meaning with quant_method: none", where);
+  }
+  profile.overrides.push_back(std::move(result));
+}
+
+QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, FaultList& faults) {
+  QuantProfile profile;
+  const OptionMap top = ToOptions(root, "", faults);
+  const OptionReader reader(top, "", faults);
+  reader.CheckKeys(kTopKeys);
+  const OptionValue* name = reader.Find("name");
+  profile.name = name != nullptr && name->kind != OptionValue::Kind::kOther
+                     ? name->text
+                     : std::filesystem::path(source).stem().string();
+  profile.description = reader.String("description", "");
+
+  const std::optional<DType> dtype = FloatDType(reader, "dtype");
+  if (const YAML::Node q = Child(root, "quantization"); q.IsDefined() && !q.IsNull()) {
+    const OptionMap map = ToOptions(q, "quantization", faults);
+    if (q.IsMap()) {
+      profile.quantization =
+          ReadQuantizationOptions(map, "quantization", OptionSource::kProfile, faults);
+    }
+  }
+  if (profile.quantization.method != QuantMethod::kBitsAndBytes4) {
+    profile.quantization.compute_dtype = dtype;
+  } else if (dtype && dtype != profile.quantization.compute_dtype) {
+    faults.Add("dtype: {} contradicts quantization.bnb_4bit_compute_dtype {}", ToString(*dtype),
+               ToString(*profile.quantization.compute_dtype));
+  }
+
+  if (const YAML::Node list = Child(root, "overrides"); list.IsDefined() && !list.IsNull()) {
+    if (!list.IsSequence()) faults.Add("overrides: not a list");
+    constexpr size_t kMaxOverrides = 256;
+    if (list.size() > kMaxOverrides) {
+      faults.Add("overrides: {} entries, at most {}", list.size(), kMaxOverrides);
+    } else if (list.IsSequence()) {
+      for (size_t i = 0; i < list.size(); ++i) ReadOverride(list[i], i, profile, faults);
+    }
+  }
+
+  const OptionMap kv = ToOptions(Child(root, "kv_cache"), "kv_cache", faults);
+  const OptionReader kv_reader(kv, "kv_cache", faults);
+  kv_reader.CheckKeys(kKvKeys);
+  profile.kv_dtype = KvDType(kv_reader);
+
+  const OptionMap engine = ToOptions(Child(root, "engine"), "engine", faults);
+  const OptionReader engine_reader(engine, "engine", faults);
+  engine_reader.CheckKeys(kEngineKeys);
+  const std::string scope = engine_reader.String("llm_int8_outlier_scope", "row");
+  if (scope == "call") {
+    profile.outlier_scope = ActivationQuant::OutlierScope::kCall;
+  } else if (scope != "row") {
+    faults.Add("engine.llm_int8_outlier_scope: \"{}\" is not one of row, call", scope);
+  }
+  return profile;
+}
+
+}  // namespace
+
+absl::StatusOr<QuantProfile> ParseProfile(const std::string& yaml, const std::string& source) {
+  try {
+    const YAML::Node root = YAML::Load(yaml);
+    if (!root.IsMap()) return InvalidArgument("{}: not a mapping of keys to values", source);
+    FaultList faults;
+    QuantProfile profile = ReadProfile(root, source, faults);
+    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source));
+    return profile;
+  } catch (const YAML::Exception& e) {
+    return InvalidArgument("{}:{}:{}: not valid YAML: {}", source, e.mark.line + 1,
+                           e.mark.column + 1, e.msg);
+  }
+}
+
+}  // namespace quantd

@@ -1,0 +1,210 @@
+#include "engine/weights/weight_check.h"
+
+#include <algorithm>
+#include <set>
+
+#include "engine/weights/fault_list.h"
+#include "engine/weights/quantization_options.h"
+
+namespace quantd {
+namespace {
+
+bool IsFloat(StoredDType t) {
+  return t == StoredDType::kF32 || t == StoredDType::kF16 || t == StoredDType::kBF16;
+}
+
+bool EndsWith(const std::string& text, std::string_view suffix) {
+  return text.size() >= suffix.size() &&
+         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+class Planner {
+ public:
+  Planner(const Checkpoint& checkpoint, const ExpectedWeights& expected,
+          const WeightLoaderOptions& options)
+      : checkpoint_(checkpoint), expected_(expected), options_(options) {}
+
+  absl::StatusOr<WeightsPlan> Run() {
+    WeightsPlan plan;
+    // Only linears are quantized by default: For() treats the embedding as it treats a tied module.
+    plan.embedding = PlanModule(expected_.embedding, expected_.embedding.module + ".weight", true);
+    if (!IsPlain(plan.embedding.format.codec)) {
+      profile_faults_.AddUnimplemented("{}: an embedding cannot be quantized",
+                                       expected_.embedding.module);
+    }
+    if (expected_.head) {
+      plan.head = PlanModule(*expected_.head, expected_.head->module + ".weight", false);
+    } else {
+      PlanTiedHead(plan);
+    }
+    for (const ExpectedGroup& group : expected_.groups) {
+      std::vector<ModulePlan>& modules = plan.groups.emplace_back();
+      for (const ExpectedLinear& linear : group)
+        modules.push_back(PlanModule(linear, linear.module + ".weight", false));
+    }
+    for (const ExpectedVector& v : expected_.vectors) {
+      Float(v.tensor, {v.size});
+      if (const StoredTensor* t = checkpoint_.Find(v.tensor)) plan.source_bytes += Bytes(*t);
+    }
+    CheckExtras(plan);
+    RETURN_IF_ERROR(faults_.ToStatus(absl::StatusCode::kDataLoss));
+    RETURN_IF_ERROR(profile_faults_.ToStatus(absl::StatusCode::kInvalidArgument));
+    plan.source_bytes += plan.embedding.source_bytes + (plan.head ? plan.head->source_bytes : 0);
+    for (const auto& group : plan.groups) {
+      for (const ModulePlan& m : group) plan.source_bytes += m.source_bytes;
+    }
+    return plan;
+  }
+
+ private:
+  static int64_t Bytes(const StoredTensor& t) { return static_cast<int64_t>(t.data.size()); }
+
+  // A tensor of floats; faults when it is missing or different.
+  void Float(const std::string& name, const std::vector<int64_t>& shape) {
+    const StoredTensor* t = checkpoint_.Find(name);
+    if (t == nullptr) {
+      faults_.Add("tensor {} {} is missing", name, ShapeText(shape));
+      return;
+    }
+    used_.insert(name);
+    if (t->shape != shape) {
+      faults_.Add("{}: tensor {}: shape {}, config.json says {}", checkpoint_.file_name(t->file),
+                  name, ShapeText(t->shape), ShapeText(shape));
+    }
+    if (!IsFloat(t->dtype)) {
+      faults_.Add("{}: tensor {}: dtype {} is not one of F32, F16, BF16",
+                  checkpoint_.file_name(t->file), name, ToString(t->dtype));
+    }
+  }
+
+  ModulePlan PlanModule(const ExpectedLinear& linear, const std::string& tensor, bool tied) {
+    ModulePlan plan;
+    plan.shape = {linear.module, linear.n, linear.k};
+    plan.tensor = tensor;
+    for (const ImportMethod* method : ImportMethods()) {
+      if (method->Detect(checkpoint_, linear.module)) {
+        plan.import = method;
+        break;
+      }
+    }
+    if (plan.import != nullptr) {
+      PlanImport(plan);
+    } else {
+      Float(tensor, {linear.n, linear.k});
+      plan.sources = {tensor};
+      if (!options_.prequantized) plan.options = options_.profile.For(linear.module, tied);
+      plan.format =
+          QuantizeMethodFor(plan.options.method).FormatOf(plan.options, options_.compute_dtype);
+      plan.activation = ActivationOf(plan.options, options_.profile.outlier_scope);
+    }
+    if (linear.bias) {
+      plan.bias = linear.module + ".bias";
+      Float(plan.bias, {linear.n});
+      plan.sources.push_back(plan.bias);
+    }
+    for (const std::string& name : plan.sources) {
+      if (const StoredTensor* t = checkpoint_.Find(name)) plan.source_bytes += Bytes(*t);
+    }
+    return plan;
+  }
+
+  void PlanImport(ModulePlan& plan) {
+    // Its tensors are accounted for even when they are faulty: one fault a module is enough.
+    const std::string prefix = plan.shape.module + ".";
+    for (auto it = checkpoint_.tensors().lower_bound(prefix);
+         it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
+      used_.insert(it->first);
+    }
+    auto source = plan.import->Check(checkpoint_, plan.shape);
+    if (!source.ok()) {
+      faults_.Add(source.status());
+      return;
+    }
+    plan.format = source->format;
+    plan.sources = source->tensors;
+    // What belongs to the method but was not named by it is unexpected after all.
+    const std::set<std::string> named(source->tensors.begin(), source->tensors.end());
+    for (auto it = checkpoint_.tensors().lower_bound(prefix);
+         it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
+      if (named.count(it->first) == 0) used_.erase(it->first);
+    }
+    if (!options_.prequantized) {
+      faults_.Add("{}: is stored as {}, but config.json has no quantization_config",
+                  plan.shape.module, ToString(plan.import->method()));
+      return;
+    }
+    plan.options = *options_.prequantized;
+    const MethodOptions& stored = source->stored;
+    if (plan.options.method != stored.method) {
+      faults_.Add("{}: is stored as {}, config.json says {}", plan.shape.module,
+                  ToString(stored.method), ToString(plan.options.method));
+    } else if (stored.method == QuantMethod::kBitsAndBytes4 &&
+               (plan.options.codec != stored.codec ||
+                plan.options.double_quant != stored.double_quant)) {
+      faults_.Add("{}: is stored as {}{}, config.json says {}{}", plan.shape.module,
+                  QuantTypeName(stored.codec),
+                  stored.double_quant ? " with double quantization" : "",
+                  QuantTypeName(plan.options.codec),
+                  plan.options.double_quant ? " with double quantization" : "");
+    }
+    plan.activation = ActivationOf(plan.options, options_.profile.outlier_scope);
+  }
+
+  // A tied head shares the embedding's bytes, unless an override asks for its quantization by name.
+  void PlanTiedHead(WeightsPlan& plan) {
+    if (options_.prequantized) return;
+    if (options_.profile.For(expected_.tied_head, true).method == QuantMethod::kNone) return;
+    ExpectedLinear head = expected_.embedding;
+    head.module = expected_.tied_head;
+    plan.head = PlanModule(head, expected_.embedding.module + ".weight", true);
+  }
+
+  void CheckExtras(WeightsPlan& plan) {
+    for (const auto& [name, tensor] : checkpoint_.tensors()) {
+      if (used_.count(name) > 0) continue;
+      if (EndsWith(
+              name,
+              ".rotary_emb.inv_freq")) {  // old transformers saved what follows from config.json
+        plan.accepted_extras.push_back(name);
+      } else if (!expected_.tied_head.empty() && name == expected_.tied_head + ".weight") {
+        CheckTiedCopy(name, tensor, plan);
+      } else {
+        faults_.Add("{}: tensor {} ({} {}) is not part of the model",
+                    checkpoint_.file_name(tensor.file), name, ToString(tensor.dtype),
+                    ShapeText(tensor.shape));
+      }
+    }
+  }
+
+  void CheckTiedCopy(const std::string& name, const StoredTensor& copy, WeightsPlan& plan) {
+    const StoredTensor* embedding = checkpoint_.Find(expected_.embedding.module + ".weight");
+    const bool equal = embedding != nullptr && copy.dtype == embedding->dtype &&
+                       copy.shape == embedding->shape &&
+                       std::equal(copy.data.begin(), copy.data.end(), embedding->data.begin(),
+                                  embedding->data.end());
+    checkpoint_.DropPages(copy);
+    if (equal) {
+      plan.accepted_extras.push_back(name);
+    } else {
+      faults_.Add("{}: tensor {} differs from {}.weight, to which config.json ties it",
+                  checkpoint_.file_name(copy.file), name, expected_.embedding.module);
+    }
+  }
+
+  const Checkpoint& checkpoint_;
+  const ExpectedWeights& expected_;
+  const WeightLoaderOptions& options_;
+  FaultList faults_;          // of the checkpoint
+  FaultList profile_faults_;  // of the profile against the model
+  std::set<std::string> used_;
+};
+
+}  // namespace
+
+absl::StatusOr<WeightsPlan> PlanWeights(const Checkpoint& checkpoint,
+                                        const ExpectedWeights& expected,
+                                        const WeightLoaderOptions& options) {
+  return Planner(checkpoint, expected, options).Run();
+}
+
+}  // namespace quantd

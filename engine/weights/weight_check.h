@@ -1,0 +1,42 @@
+// PlanWeights: the first half of loading: every tensor of a checkpoint against what the model
+// expects.
+//
+// Reads headers and small metadata only (and, for a tied head that is stored twice, compares
+// bytes), so a wrong folder is refused before anything is allocated. Pure function.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/weights/loader.h"
+
+namespace quantd {
+
+/// How one module is to be loaded.
+struct ModulePlan {
+  WeightShape shape;
+  std::string tensor;                    // "<module>.weight", or the embedding's for a tied head
+  const ImportMethod* import = nullptr;  // nullptr: floats, quantized on load by `options`
+  MethodOptions options;
+  QuantFormat format;
+  ActivationQuant activation;
+  std::string bias;  // tensor; empty when there is none
+  int64_t source_bytes = 0;
+  std::vector<std::string> sources;  // tensors to give back once packed
+};
+
+struct WeightsPlan {
+  ModulePlan embedding;
+  std::optional<ModulePlan> head;  // also a tied head that the profile quantizes by itself
+  std::vector<std::vector<ModulePlan>> groups;
+  std::vector<std::string> accepted_extras;
+  int64_t source_bytes = 0;
+};
+
+/// Errors as LoadWeights'.
+absl::StatusOr<WeightsPlan> PlanWeights(const Checkpoint& checkpoint,
+                                        const ExpectedWeights& expected,
+                                        const WeightLoaderOptions& options);
+
+}  // namespace quantd

@@ -1,0 +1,225 @@
+// quantd generate: text from a prompt, streamed to stdout, from a model in this process or a
+// server.
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/status.h"
+#include "quantd/v1/inference.pb.h"
+#include "server/cli/commands.h"
+#include "server/grpc/client.h"
+#include "server/grpc/convert.h"
+#include "server/load_progress.h"
+#include "server/open_model.h"
+
+namespace quantd {
+namespace {
+
+constexpr int32_t kCliMaxTokens = 128;  // someone at a terminal wants more than the protocol's 16
+
+struct GenerateFlags {
+  std::string model;
+  std::string target;
+  std::string profile;
+  std::string backend = "auto";
+  int threads = 0;
+  std::string prompt;
+  std::string prompt_file;
+  int32_t max_tokens = kCliMaxTokens;
+  std::optional<float> temperature;
+  std::optional<float> top_p;
+  std::optional<int32_t> top_k;
+  std::optional<float> min_p;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::optional<int32_t> logprobs;
+  bool ignore_eos = false;
+  bool no_special = false;
+};
+
+absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
+  v1::GenerateRequest request;
+  request.set_text(flags.prompt);
+  if (!flags.prompt_file.empty()) {
+    std::ifstream file(flags.prompt_file, std::ios::binary);
+    std::ostringstream text;
+    if (file) text << file.rdbuf();
+    if (!file) return NotFound("--prompt-file {}: cannot be read", flags.prompt_file);
+    request.set_text(text.str());
+  }
+  request.set_add_special_tokens(!flags.no_special);
+  v1::SamplingParams* sampling = request.mutable_sampling();
+  sampling->set_max_tokens(flags.max_tokens);
+  if (flags.temperature) sampling->set_temperature(*flags.temperature);
+  if (flags.top_p) sampling->set_top_p(*flags.top_p);
+  if (flags.top_k) sampling->set_top_k(*flags.top_k);
+  if (flags.min_p) sampling->set_min_p(*flags.min_p);
+  if (flags.seed) sampling->set_seed(*flags.seed);
+  if (flags.logprobs) sampling->set_logprobs(*flags.logprobs);
+  sampling->set_ignore_eos(flags.ignore_eos);
+  for (const std::string& stop : flags.stop) sampling->add_stop(stop);
+  return request;
+}
+
+// Prints what comes, whichever way it comes.
+class Printer {
+ public:
+  void Print(const v1::GenerateStreamResponse& response) {
+    std::fwrite(response.text().data(), 1, response.text().size(), stdout);
+    std::fflush(stdout);
+    completion_tokens_ = response.usage().completion_tokens();
+    for (int i = 0; i < response.logprobs_size(); ++i) {
+      std::string line =
+          fmt::format("{} {:.4f}", response.token_ids(i), response.logprobs(i).logprob());
+      for (const v1::TokenLogprob& top : response.logprobs(i).top()) {
+        line += fmt::format(" {}:{:.4f}", top.token_id(), top.logprob());
+      }
+      logprobs_.push_back(std::move(line));
+    }
+  }
+  // The line at the end.
+  void Summarize(const std::string& model) const {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
+    for (const std::string& line : logprobs_) fmt::print(stderr, "{}\n", line);
+    fmt::print(stderr, "{} | {} tokens, {:.0f} tok/s\n", model, completion_tokens_,
+               seconds > 0 ? completion_tokens_ / seconds : 0.0);
+  }
+
+ private:
+  const Clock::time_point start_ = Clock::now();  // constructed when the request is sent
+  int32_t completion_tokens_ = 0;
+  std::vector<std::string> logprobs_;
+};
+
+absl::Status GenerateRemote(const GenerateFlags& flags, const v1::GenerateRequest& request) {
+  Client client(flags.target);
+  ASSIGN_OR_RETURN(const v1::GetModelInfoResponse info, client.GetModelInfo());
+  Printer printer;
+  RETURN_IF_ERROR(client.GenerateStream(
+      request, [&](const v1::GenerateStreamResponse& response) { printer.Print(response); }));
+  printer.Summarize(DescribeModel(info.name(), info.quantization().profile(),
+                                  info.quantization().bits_per_weight(), info.resident_bytes()));
+  return absl::OkStatus();
+}
+
+// Hands updates from the engine thread to the one that prints.
+class QueueSink : public RequestSink {
+ public:
+  void OnUpdate(RequestUpdate update) override {
+    std::lock_guard lock(mutex_);
+    if (waiting_.has_value()) {
+      Merge(std::move(update), &*waiting_);
+    } else {
+      waiting_ = std::move(update);
+    }
+    changed_.notify_one();
+  }
+  RequestUpdate Next() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return waiting_.has_value(); });
+    RequestUpdate update = std::move(*waiting_);
+    waiting_.reset();
+    return update;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<RequestUpdate> waiting_;
+};
+
+absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest request) {
+  OpenModelOptions options;
+  options.model = flags.model;
+  options.profile = flags.profile;
+  options.backend = flags.backend;
+  options.threads = flags.threads;
+  options.engine.max_num_seqs = 1;
+  std::optional<LoadProgressReporter> progress(std::in_place, isatty(STDERR_FILENO) != 0);
+  ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(options, std::ref(*progress)));
+  progress.reset();
+  ServedModel served;
+  served.name = flags.model;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                   Engine::Create(*opened.backend, std::move(opened.loaded), opened.tokenizer.get(),
+                                  options.engine));
+  served.engine = engine.get();
+  ASSIGN_OR_RETURN(PreparedRequest prepared,
+                   ToPreparedRequest(std::move(request), FactsOf(served)));
+  const bool with_logprobs = prepared.request.sampling.logprobs >= 0;
+  ASSIGN_OR_RETURN(prepared.request.prompt_ids,
+                   opened.tokenizer->Encode(prepared.text, prepared.add_special_tokens));
+  if (prepared.request.prompt_ids.empty()) return InvalidArgument("the prompt comes to no token");
+
+  Printer printer;
+  auto sink = std::make_shared<QueueSink>();
+  RETURN_IF_ERROR(engine->Submit(std::move(prepared.request), sink).status());
+  while (true) {
+    RequestUpdate update = sink->Next();
+    const std::optional<FinishReason> reason = update.finish_reason;
+    const absl::Status status = update.status;
+    printer.Print(ToStreamResponse("", std::move(update), with_logprobs));
+    if (!reason.has_value()) continue;
+    RETURN_IF_ERROR(status);
+    break;
+  }
+  const QuantizationReport& report = engine->report();
+  printer.Summarize(DescribeModel(flags.model, report.profile_name, report.bits_per_weight(),
+                                  report.resident_bytes));
+  return absl::OkStatus();
+}
+
+absl::Status RunGenerate(const GenerateFlags& flags) {
+  ASSIGN_OR_RETURN(v1::GenerateRequest request, MakeRequest(flags));
+  return flags.target.empty() ? GenerateLocal(flags, std::move(request))
+                              : GenerateRemote(flags, request);
+}
+
+}  // namespace
+
+void AddGenerate(CLI::App& app, Run* run) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* cmd = app.add_subcommand("generate", "Generate text, in this process or at a server");
+  CLI::App* where = cmd->add_option_group("where")->require_option(1);
+  where->add_option("--model", flags->model, "Folder of the model, to run it in this process");
+  CLI::Option* target =
+      where->add_option("--target", flags->target, "host:port of a running server");
+  CLI::App* prompt = cmd->add_option_group("prompt")->require_option(1);
+  prompt->add_option("--prompt", flags->prompt, "The text to continue");
+  prompt->add_option("--prompt-file", flags->prompt_file, "A file with the text to continue");
+  cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file")
+      ->excludes(target);
+  cmd->add_option("--backend", flags->backend, "auto, cpu or ref")->excludes(target);
+  cmd->add_option("--threads", flags->threads, "Threads of the cpu backend; 0: as many as allowed")
+      ->check(CLI::Range(0, 1024))
+      ->excludes(target);
+  cmd->add_option("--max-tokens", flags->max_tokens, "Tokens to generate at most")
+      ->capture_default_str();
+  cmd->add_option("--temperature", flags->temperature, "0 is greedy; default: the model's");
+  cmd->add_option("--top-p", flags->top_p, "(0, 1]; default: the model's");
+  cmd->add_option("--top-k", flags->top_k, "0 is off; default: the model's");
+  cmd->add_option("--min-p", flags->min_p, "[0, 1]; default: the model's");
+  cmd->add_option("--seed", flags->seed, "For the same tokens again");
+  cmd->add_option("--stop", flags->stop, "A string that ends the text; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
+  cmd->add_option("--logprobs", flags->logprobs,
+                  "Print log probabilities, of N alternatives too, to stderr");
+  cmd->add_flag("--ignore-eos", flags->ignore_eos, "Go on past the model's end");
+  cmd->add_flag("--no-special", flags->no_special, "Do not add the tokenizer's special tokens");
+  cmd->callback([flags, run] { *run = [flags] { return RunGenerate(*flags); }; });
+}
+
+}  // namespace quantd

@@ -1,0 +1,34 @@
+// quantd: parses the command line and runs one subcommand. Every failure is one line on stderr.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "kernels/status.h"
+#include "server/cli/commands.h"
+
+int main(int argc, char** argv) {
+  // Logs go to stderr, results to stdout. Commands that work in process only warn; serve sets its
+  // own level.
+  spdlog::set_default_logger(spdlog::stderr_color_mt("quantd"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  spdlog::set_level(spdlog::level::warn);
+
+  CLI::App app("quantd: an inference server for quantized language models", "quantd");
+  app.require_subcommand(1);
+  quantd::Run run;
+  for (const auto add :
+       {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits, quantd::AddTokenize,
+        quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
+    add(app, &run);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    fmt::print(stderr, "quantd: {} (see quantd --help)\n", e.what());
+    return 2;
+  }
+  const absl::Status status = run();
+  if (status.ok()) return 0;
+  fmt::print(stderr, "quantd: {}\n", quantd::Message(status));
+  return 1;
+}

@@ -1,0 +1,63 @@
+// quantd serve
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/status.h"
+#include "server/cli/commands.h"
+#include "server/config.h"
+#include "server/serve.h"
+
+namespace quantd {
+namespace {
+
+struct ServeFlags {
+  std::string config;
+  std::string model;
+  std::string profile;
+  std::string backend;
+  std::string threads;
+  std::string listen;
+  std::string http;
+  std::vector<std::string> overrides;
+};
+
+absl::Status RunServe(const ServeFlags& flags) {
+  std::vector<std::string> overrides;
+  const auto add = [&](const char* key, const std::string& value) {
+    if (!value.empty()) overrides.push_back(std::string(key) + "=" + value);
+  };
+  add("model", flags.model);
+  add("profile", flags.profile);
+  add("backend", flags.backend);
+  add("threads", flags.threads);
+  add("listen.grpc", flags.listen);
+  add("listen.http", flags.http);
+  overrides.insert(overrides.end(), flags.overrides.begin(), flags.overrides.end());
+  ASSIGN_OR_RETURN(const ServerConfig config, LoadServerConfig(flags.config, overrides));
+  spdlog::set_level(spdlog::level::from_str(config.log.level));
+  spdlog::flush_on(spdlog::level::info);
+  return Serve(config);
+}
+
+}  // namespace
+
+void AddServe(CLI::App& app, Run* run) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* cmd = app.add_subcommand("serve", "Serve a model over gRPC until SIGTERM");
+  cmd->add_option("--config", flags->config, "YAML file; configs/server.yaml documents every key");
+  cmd->add_option("--model", flags->model, "Folder of the model");
+  cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file");
+  cmd->add_option("--backend", flags->backend, "auto, cpu or ref");
+  cmd->add_option("--threads", flags->threads, "Threads of the cpu backend; 0: as many as allowed");
+  cmd->add_option("--listen", flags->listen, "host:port of gRPC; port 0 takes a free one");
+  cmd->add_option("--http", flags->http, "host:port of /livez, /readyz and /metrics");
+  cmd->add_option("--set", flags->overrides, "key=value, for any key of the configuration")
+      ->take_all()
+      ->allow_extra_args(false);
+  cmd->callback([flags, run] { *run = [flags] { return RunServe(*flags); }; });
+}
+
+}  // namespace quantd

@@ -1,0 +1,318 @@
+// ServerConfig from YAML: one table of keys serves parsing, overriding, validating and printing.
+#include "server/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <string_view>
+#include <variant>
+
+#include "engine/weights/nearest.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+constexpr double kForever = 1e9;  // seconds; about thirty years, far from overflowing a clock
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+// A key: where its value lives and what is allowed there.
+struct Key {
+  std::string path;
+  std::variant<std::string*, int64_t*, double*, bool*> value;
+  double min = 0;
+  double max = 0;
+  bool is_size = false;                   // takes KiB, MiB, GiB
+  std::vector<std::string> choices = {};  // of a string
+};
+
+std::vector<Key> KeysOf(ServerConfig& c) {
+  return {
+      {"model", &c.model},
+      {"served_model_name", &c.served_model_name},
+      {"profile", &c.profile},
+      {.path = "backend", .value = &c.backend, .choices = {"auto", "cpu", "ref", "cuda"}},
+      {"threads", &c.threads, 0, 1024},
+      {"listen.grpc", &c.listen.grpc},
+      {"listen.http", &c.listen.http},
+      {"listen.reflection", &c.listen.reflection},
+      {"limits.max_message_bytes", &c.limits.max_message_bytes, 1024, 1 << 30, true},
+      {"limits.max_metadata_bytes", &c.limits.max_metadata_bytes, 1024, 1 << 20, true},
+      {"limits.max_concurrent_streams", &c.limits.max_concurrent_streams, 1, 1 << 20},
+      {"limits.memory_quota_bytes", &c.limits.memory_quota_bytes, 1 << 20, 1LL << 40, true},
+      {"limits.max_queued_requests", &c.limits.max_queued_requests, 1, 1 << 20},
+      {"limits.tokenizer_threads", &c.limits.tokenizer_threads, 1, 64},
+      {"limits.max_queued_tokenizations", &c.limits.max_queued_tokenizations, 1, 1 << 20},
+      {"limits.stream_backlog_tokens", &c.limits.stream_backlog_tokens, 1, 1 << 20},
+      {"limits.retry_pushback_ms", &c.limits.retry_pushback_ms, 0, 3600000},
+      {"kv.block_size", &c.kv.block_size, 1, 1024},
+      {"kv.cache_bytes", &c.kv.cache_bytes, 0, static_cast<double>(1LL << 50), true},
+      {"kv.num_blocks", &c.kv.num_blocks, 0, static_cast<double>(kMaxInt)},
+      {"kv.prefix_caching", &c.kv.prefix_caching},
+      {"scheduler.max_num_seqs", &c.scheduler.max_num_seqs, 1, 65536},
+      {"scheduler.max_num_batched_tokens", &c.scheduler.max_num_batched_tokens, 1, 1 << 20},
+      {"scheduler.max_model_len", &c.scheduler.max_model_len, 0, static_cast<double>(kMaxInt)},
+      {"scheduler.pipeline_depth", &c.scheduler.pipeline_depth, 0, 1},
+      {"timeouts.stall_seconds", &c.timeouts.stall_seconds, 0.05, kForever},
+      {"timeouts.max_request_seconds", &c.timeouts.max_request_seconds, 0, kForever},
+      {"timeouts.drain_seconds", &c.timeouts.drain_seconds, 0, kForever},
+      {"timeouts.pre_drain_seconds", &c.timeouts.pre_drain_seconds, 0, kForever},
+      {"timeouts.keepalive_seconds", &c.timeouts.keepalive_seconds, 1, 2e6},
+      {"timeouts.min_ping_interval_seconds", &c.timeouts.min_ping_interval_seconds, 0, 2e6},
+      {.path = "log.level",
+       .value = &c.log.level,
+       .choices = {"debug", "info", "warn", "error", "off"}},
+  };
+}
+
+absl::Status UnknownKey(const std::string& source, const std::string& path,
+                        const std::vector<Key>& keys) {
+  std::vector<std::string_view> known;
+  for (const Key& key : keys) known.push_back(key.path);
+  return InvalidArgument("{}: unknown key {}; the nearest known key is {}", source, path,
+                         NearestName(path, known));
+}
+
+template <typename T>
+bool ParseNumber(std::string_view text, T* out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
+  return error == std::errc() && end == text.data() + text.size() && !text.empty();
+}
+
+// "64MiB" to bytes; a plain number passes too.
+bool ParseSize(std::string_view text, int64_t* out) {
+  int shift = 0;
+  for (const auto& [suffix, bits] :
+       {std::pair<std::string_view, int>{"KiB", 10}, {"MiB", 20}, {"GiB", 30}}) {
+    if (!text.ends_with(suffix)) continue;
+    shift = bits;
+    text.remove_suffix(suffix.size());
+  }
+  int64_t number = 0;
+  if (!ParseNumber(text, &number) || number < 0 || number > (INT64_MAX >> shift)) return false;
+  *out = number << shift;
+  return true;
+}
+
+std::string Allowed(const Key& key) {
+  if (!key.choices.empty()) return fmt::format("{}", fmt::join(key.choices, ", "));
+  if (std::holds_alternative<bool*>(key.value)) return "true, false";
+  if (std::holds_alternative<std::string*>(key.value)) return "a string";
+  return fmt::format("{} in [{}, {}]{}",
+                     std::holds_alternative<double*>(key.value) ? "a number" : "an integer",
+                     key.min, key.max, key.is_size ? ", or with KiB, MiB, GiB" : "");
+}
+
+absl::Status SetValue(const std::string& source, const Key& key, const std::string& text) {
+  const bool ok = std::visit(
+      [&](auto* out) {
+        using T = std::remove_pointer_t<decltype(out)>;
+        if constexpr (std::is_same_v<T, std::string>) {
+          *out = text;
+          return key.choices.empty() ||
+                 std::find(key.choices.begin(), key.choices.end(), text) != key.choices.end();
+        } else if constexpr (std::is_same_v<T, bool>) {
+          *out = text == "true";
+          return text == "true" || text == "false";
+        } else if constexpr (std::is_same_v<T, int64_t>) {
+          const bool parsed = key.is_size ? ParseSize(text, out) : ParseNumber(text, out);
+          return parsed && static_cast<double>(*out) >= key.min &&
+                 static_cast<double>(*out) <= key.max;
+        } else {
+          return ParseNumber(text, out) && std::isfinite(*out) && *out >= key.min &&
+                 *out <= key.max;
+        }
+      },
+      key.value);
+  if (ok) return absl::OkStatus();
+  return InvalidArgument("{}: {}: \"{}\" is not allowed, allowed: {}", source, key.path, text,
+                         Allowed(key));
+}
+
+const Key* FindKey(const std::vector<Key>& keys, const std::string& path) {
+  const auto it =
+      std::find_if(keys.begin(), keys.end(), [&](const Key& k) { return k.path == path; });
+  return it == keys.end() ? nullptr : &*it;
+}
+
+bool IsSection(const std::vector<Key>& keys, const std::string& path) {
+  return std::any_of(keys.begin(), keys.end(),
+                     [&](const Key& k) { return k.path.starts_with(path + "."); });
+}
+
+// Walks a mapping; `prefix` is "" or "section.".
+absl::Status ReadMapping(const YAML::Node& node, const std::string& source,
+                         const std::string& prefix, const std::vector<Key>& keys) {
+  std::set<std::string> seen;
+  for (const auto& entry : node) {
+    if (!entry.first.IsScalar()) return InvalidArgument("{}: a key that is not a name", source);
+    const std::string path = prefix + entry.first.Scalar();
+    if (!seen.insert(path).second) return InvalidArgument("{}: {} is given twice", source, path);
+    const Key* key = FindKey(keys, path);
+    if (key == nullptr && prefix.empty() && IsSection(keys, path)) {
+      if (entry.second.IsNull()) continue;
+      if (!entry.second.IsMap()) return InvalidArgument("{}: {} must be a mapping", source, path);
+      RETURN_IF_ERROR(ReadMapping(entry.second, source, path + ".", keys));
+      continue;
+    }
+    if (key == nullptr) return UnknownKey(source, path, keys);
+    if (entry.second.IsNull()) continue;  // "profile:" with nothing after it keeps the default
+    if (!entry.second.IsScalar()) {
+      return InvalidArgument("{}: {} must be one value, allowed: {}", source, path, Allowed(*key));
+    }
+    RETURN_IF_ERROR(SetValue(source, *key, entry.second.Scalar()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadYaml(const std::string& yaml, const std::string& source,
+                      const std::vector<Key>& keys) {
+  try {
+    const YAML::Node root = YAML::Load(yaml);
+    if (root.IsNull()) return absl::OkStatus();
+    if (!root.IsMap()) return InvalidArgument("{}: must be a mapping of keys to values", source);
+    return ReadMapping(root, source, "", keys);
+  } catch (const YAML::Exception& e) {
+    return InvalidArgument("{}: line {}: {}", source, e.mark.line + 1, e.msg);
+  }
+}
+
+void Normalize(ServerConfig* config) {
+  while (config->model.size() > 1 && config->model.ends_with("/")) config->model.pop_back();
+  if (config->served_model_name.empty()) config->served_model_name = config->model;
+}
+
+absl::Status Validate(const ServerConfig& config, const std::string& source) {
+  std::vector<std::string> faults;
+  std::string host;
+  int port = 0;
+  if (config.model.empty()) faults.push_back("model: empty, must name a model folder");
+  if (const absl::Status s = ParseAddress(config.listen.grpc, &host, &port); !s.ok()) {
+    faults.push_back("listen.grpc: " + Message(s));
+  }
+  if (!config.listen.http.empty()) {
+    if (const absl::Status s = ParseAddress(config.listen.http, &host, &port); !s.ok()) {
+      faults.push_back("listen.http: " + Message(s));
+    } else if (port != 0 && config.listen.http == config.listen.grpc) {
+      faults.push_back(
+          fmt::format("listen.http: {} is listen.grpc's address too", config.listen.http));
+    }
+  }
+  if (config.kv.cache_bytes > 0 && config.kv.num_blocks > 0) {
+    faults.push_back("kv.cache_bytes and kv.num_blocks: give one of them");
+  }
+  if (config.scheduler.max_num_seqs > config.scheduler.max_num_batched_tokens) {
+    faults.push_back(
+        fmt::format("scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, {}",
+                    config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs));
+  }
+  if (faults.empty()) return absl::OkStatus();
+  return InvalidArgument("{}: {}", source, fmt::join(faults, "; "));
+}
+
+// A scalar that YAML reads back as the same string.
+std::string Quoted(const std::string& text) {
+  YAML::Emitter out;
+  out << YAML::DoubleQuoted << text;
+  return out.c_str();
+}
+
+}  // namespace
+
+EngineOptions ServerConfig::ToEngineOptions() const {
+  EngineOptions o;
+  o.max_num_seqs = static_cast<int32_t>(scheduler.max_num_seqs);
+  o.max_num_batched_tokens = static_cast<int32_t>(scheduler.max_num_batched_tokens);
+  o.max_queued_requests = static_cast<int32_t>(limits.max_queued_requests);
+  o.block_size = static_cast<int32_t>(kv.block_size);
+  o.kv_cache_bytes = kv.cache_bytes;
+  o.num_kv_blocks = static_cast<int32_t>(kv.num_blocks);
+  o.max_model_len = static_cast<int32_t>(scheduler.max_model_len);
+  o.enable_prefix_caching = kv.prefix_caching;
+  o.pipeline_depth = static_cast<int32_t>(scheduler.pipeline_depth);
+  return o;
+}
+
+absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const std::string& source,
+                                               const std::vector<std::string>& overrides) {
+  ServerConfig config;
+  const std::vector<Key> keys = KeysOf(config);
+  RETURN_IF_ERROR(ReadYaml(yaml, source, keys));
+  for (const std::string& assignment : overrides) {
+    const size_t equals = assignment.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return InvalidArgument("--set {}: must be key=value", assignment);
+    }
+    const std::string path = assignment.substr(0, equals);
+    const Key* key = FindKey(keys, path);
+    if (key == nullptr) return UnknownKey("--set", path, keys);
+    RETURN_IF_ERROR(SetValue("--set", *key, assignment.substr(equals + 1)));
+  }
+  Normalize(&config);
+  RETURN_IF_ERROR(Validate(config, source));
+  return config;
+}
+
+absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
+                                              const std::vector<std::string>& overrides) {
+  if (path.empty()) return ParseServerConfig("", "server configuration", overrides);
+  std::ifstream file(path);
+  if (!file) return NotFound("{}: cannot be read", path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) return NotFound("{}: cannot be read", path);
+  return ParseServerConfig(text.str(), path, overrides);
+}
+
+std::string ToYaml(const ServerConfig& config) {
+  ServerConfig copy = config;
+  std::string out;
+  std::string section;
+  for (const Key& key : KeysOf(copy)) {
+    const size_t dot = key.path.find('.');
+    std::string name = key.path;
+    if (dot != std::string::npos) {
+      if (key.path.substr(0, dot) != section) {
+        section = key.path.substr(0, dot);
+        out += section + ":\n";
+      }
+      name = "  " + key.path.substr(dot + 1);
+    }
+    const std::string value = std::visit(
+        [](auto* v) {
+          if constexpr (std::is_same_v<decltype(v), std::string*>) {
+            return Quoted(*v);
+          } else {
+            return fmt::format("{}", *v);
+          }
+        },
+        key.value);
+    out += fmt::format("{}: {}\n", name, value);
+  }
+  return out;
+}
+
+absl::Status ParseAddress(const std::string& address, std::string* host, int* port) {
+  const size_t colon = address.rfind(':');
+  int number = -1;
+  if (colon == std::string::npos || colon == 0 ||
+      !ParseNumber(std::string_view(address).substr(colon + 1), &number) || number < 0 ||
+      number > 65535) {
+    return InvalidArgument("\"{}\" is not host:port with a port in [0, 65535]", address);
+  }
+  *host = address.substr(0, colon);
+  if (host->size() > 2 && host->front() == '[' && host->back() == ']') {
+    *host = host->substr(1, host->size() - 2);
+  }
+  *port = number;
+  return absl::OkStatus();
+}
+
+}  // namespace quantd

@@ -1,0 +1,71 @@
+// The client, on gRPC's synchronous stubs.
+#include "server/grpc/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <utility>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "kernels/status.h"
+#include "quantd/v1/inference.grpc.pb.h"
+
+namespace quantd {
+
+struct Client::Impl {
+  std::string target;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Inference::Stub> inference;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health;
+
+  absl::Status ToAbsl(const grpc::Status& status) const {
+    if (status.ok()) return absl::OkStatus();
+    return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                        target + ": " + status.error_message());
+  }
+};
+
+Client::Client(const std::string& target) : impl_(std::make_unique<Impl>()) {
+  impl_->target = target;
+  impl_->channel = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+  impl_->inference = v1::Inference::NewStub(impl_->channel);
+  impl_->health = grpc::health::v1::Health::NewStub(impl_->channel);
+}
+
+Client::~Client() = default;
+
+absl::Status Client::GenerateStream(
+    const v1::GenerateRequest& request,
+    const std::function<void(v1::GenerateStreamResponse)>& on_response) {
+  grpc::ClientContext context;
+  const auto reader = impl_->inference->GenerateStream(&context, request);
+  v1::GenerateStreamResponse response;
+  while (reader->Read(&response)) on_response(std::move(response));
+  return impl_->ToAbsl(reader->Finish());
+}
+
+absl::StatusOr<v1::GetModelInfoResponse> Client::GetModelInfo() {
+  grpc::ClientContext context;
+  v1::GetModelInfoResponse response;
+  RETURN_IF_ERROR(impl_->ToAbsl(impl_->inference->GetModelInfo(&context, {}, &response)));
+  return response;
+}
+
+absl::Status Client::CheckHealth(const std::string& service, double timeout_seconds) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(static_cast<int64_t>(timeout_seconds * 1000)));
+  grpc::health::v1::HealthCheckRequest request;
+  grpc::health::v1::HealthCheckResponse response;
+  request.set_service(service);
+  const grpc::Status status = impl_->health->Check(&context, request, &response);
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return Unavailable("{}: no answer within {} s", impl_->target, timeout_seconds);
+  }
+  RETURN_IF_ERROR(impl_->ToAbsl(status));
+  if (response.status() == grpc::health::v1::HealthCheckResponse::SERVING) return absl::OkStatus();
+  return Unavailable("{}: {}", impl_->target,
+                     grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status()));
+}
+
+}  // namespace quantd

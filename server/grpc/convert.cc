@@ -1,0 +1,221 @@
+// The protocol's messages to engine values and back. Every error names the field as the .proto
+// spells it.
+#include "server/grpc/convert.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 256;
+
+v1::FinishReason ToProto(FinishReason reason) {
+  return reason == FinishReason::kLength ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP;
+}
+
+SamplingParams ToSampling(const v1::SamplingParams& proto, const GenerationDefaults& defaults) {
+  SamplingParams p;
+  p.temperature = proto.has_temperature() ? proto.temperature() : defaults.temperature;
+  p.top_p = proto.has_top_p() ? proto.top_p() : defaults.top_p;
+  p.top_k = proto.has_top_k() ? proto.top_k() : defaults.top_k;
+  p.min_p = proto.has_min_p() ? proto.min_p() : defaults.min_p;
+  if (proto.has_seed()) p.seed = proto.seed();
+  p.max_tokens = proto.has_max_tokens() ? proto.max_tokens() : kDefaultMaxTokens;
+  p.min_tokens = proto.min_tokens();
+  p.stop.assign(proto.stop().begin(), proto.stop().end());
+  p.stop_token_ids.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
+  p.ignore_eos = proto.ignore_eos();
+  p.logprobs = proto.has_logprobs() ? proto.logprobs() : -1;
+  p.skip_special_tokens = !proto.has_skip_special_tokens() || proto.skip_special_tokens();
+  return p;
+}
+
+// GenerateResponse and GenerateStreamResponse have the same fields.
+template <typename Response>
+Response Fill(const std::string& request_id, RequestUpdate&& update, bool with_logprobs) {
+  Response out;
+  out.set_request_id(request_id);
+  out.set_text(std::move(update.text));
+  out.mutable_token_ids()->Reserve(static_cast<int>(update.tokens.size()));
+  for (const TokenOutput& token : update.tokens) {
+    out.add_token_ids(token.token_id);
+    if (!with_logprobs) continue;
+    v1::PositionLogprobs* position = out.add_logprobs();
+    position->set_logprob(token.logprob);
+    for (const TokenLogprob& alternative : token.top) {
+      v1::TokenLogprob* top = position->add_top();
+      top->set_token_id(alternative.token_id);
+      top->set_logprob(alternative.logprob);
+    }
+  }
+  if (update.finish_reason.has_value() && update.status.ok()) {
+    out.set_finish_reason(ToProto(*update.finish_reason));
+    out.set_stop_reason(update.stop_reason);
+  }
+  out.mutable_usage()->set_prompt_tokens(update.usage.prompt_tokens);
+  out.mutable_usage()->set_cached_tokens(update.usage.cached_tokens);
+  out.mutable_usage()->set_completion_tokens(update.usage.completion_tokens);
+  return out;
+}
+
+}  // namespace
+
+ModelFacts FactsOf(const ServedModel& model) {
+  return {model.name, model.engine->spec().vocab_size, model.engine->defaults()};
+}
+
+absl::Status CheckModelName(const std::string& name, const ModelFacts& facts) {
+  if (name.empty() || name == facts.name) return absl::OkStatus();
+  return NotFound("model: \"{}\" is not served here, \"{}\" is", name, facts.name);
+}
+
+absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int64_t vocab_size,
+                           const std::string& field) {
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      return InvalidArgument("{}[{}]: {} is not in [0, {})", field, i, ids[i], vocab_size);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
+                                                  const ModelFacts& facts) {
+  RETURN_IF_ERROR(CheckModelName(proto.model(), facts));
+  if (proto.request_id().size() > kMaxRequestIdBytes) {
+    return InvalidArgument("request_id: {} bytes, allowed: at most {}", proto.request_id().size(),
+                           kMaxRequestIdBytes);
+  }
+  PreparedRequest out;
+  out.request.id = proto.request_id();
+  // A stop string costs time with every token: count them before copying.
+  if (proto.sampling().stop_size() > 16) {
+    return InvalidArgument("sampling.stop: {} strings, allowed: at most 16",
+                           proto.sampling().stop_size());
+  }
+  if (proto.sampling().has_logprobs() && proto.sampling().logprobs() < 0) {  // the engine's "none"
+    return InvalidArgument("sampling.logprobs is {}, allowed: absent (none) or 0 to 20",
+                           proto.sampling().logprobs());
+  }
+  out.request.sampling = ToSampling(proto.sampling(), facts.defaults);
+  if (const absl::Status s = ValidateSampling(out.request.sampling, facts.vocab_size); !s.ok()) {
+    return absl::Status(s.code(), "sampling." + Message(s));
+  }
+  out.request.priority = proto.priority();
+  out.request.bypass_prefix_cache = proto.bypass_prefix_cache();
+  out.add_special_tokens = !proto.has_add_special_tokens() || proto.add_special_tokens();
+  switch (proto.prompt_case()) {
+    case v1::GenerateRequest::kText:
+      if (proto.text().empty())
+        return InvalidArgument("text: empty, allowed: at least one character");
+      out.has_text = true;
+      out.text = std::move(*proto.mutable_text());
+      return out;
+    case v1::GenerateRequest::kTokenIds: {
+      const auto& ids = proto.token_ids().ids();
+      if (ids.empty()) return InvalidArgument("token_ids.ids: empty, allowed: at least one id");
+      RETURN_IF_ERROR(CheckTokenIds(ids, facts.vocab_size, "token_ids.ids"));
+      out.request.prompt_ids.assign(ids.begin(), ids.end());
+      return out;
+    }
+    case v1::GenerateRequest::PROMPT_NOT_SET: break;
+  }
+  return InvalidArgument("prompt: neither text nor token_ids is given");
+}
+
+void Merge(RequestUpdate&& more, RequestUpdate* into) {
+  into->text += more.text;
+  into->tokens.insert(into->tokens.end(), std::make_move_iterator(more.tokens.begin()),
+                      std::make_move_iterator(more.tokens.end()));
+  into->usage = more.usage;
+  into->finish_reason = more.finish_reason;
+  into->stop_reason = std::move(more.stop_reason);
+  into->status = std::move(more.status);
+}
+
+v1::GenerateStreamResponse ToStreamResponse(const std::string& request_id, RequestUpdate&& update,
+                                            bool with_logprobs) {
+  return Fill<v1::GenerateStreamResponse>(request_id, std::move(update), with_logprobs);
+}
+
+v1::GenerateResponse ToResponse(const std::string& request_id, RequestUpdate&& update,
+                                bool with_logprobs) {
+  return Fill<v1::GenerateResponse>(request_id, std::move(update), with_logprobs);
+}
+
+v1::GetModelInfoResponse ToModelInfo(const ServedModel& model) {
+  const DecoderSpec& spec = model.engine->spec();
+  const QuantizationReport& report = model.engine->report();
+  const GenerationDefaults& defaults = model.engine->defaults();
+  v1::GetModelInfoResponse out;
+  out.set_name(model.name);
+  out.set_architecture(spec.architecture);
+  out.set_parameters(report.parameters);
+  out.set_vocab_size(spec.vocab_size);
+  out.set_hidden_size(spec.hidden_size);
+  out.set_intermediate_size(spec.intermediate_size);
+  out.set_num_layers(spec.num_layers);
+  out.set_num_heads(spec.num_heads);
+  out.set_num_kv_heads(spec.num_kv_heads);
+  out.set_head_dim(spec.head_dim);
+  out.set_context_length(model.engine->max_model_len());
+  v1::Quantization* q = out.mutable_quantization();
+  q->set_profile(report.profile_name);
+  q->set_profile_hash(report.profile_hash);
+  q->set_effective_profile(report.effective_profile);
+  for (const QuantizationReport::Group& g : report.groups) {
+    v1::Quantization::Group* group = q->add_groups();
+    group->set_format(g.format);
+    group->set_method(g.method);
+    group->set_modules(g.modules);
+    group->set_parameters(g.parameters);
+    group->set_bytes(g.bytes);
+  }
+  q->set_bits_per_weight(report.bits_per_weight());
+  out.set_resident_bytes(report.resident_bytes);
+  out.set_backend(report.backend);
+  out.set_compute_dtype(std::string(quantd::ToString(model.compute_dtype)));
+  out.set_kv_cache_dtype(std::string(quantd::ToString(model.kv_dtype)));
+  if (model.backend != nullptr) {
+    for (int i = 0; i < kNumMemoryComponents; ++i) {
+      const auto component = static_cast<MemoryComponent>(i);
+      v1::MemoryUse* use = out.add_memory();
+      use->set_component(std::string(quantd::ToString(component)));
+      use->set_bytes(model.backend->memory().Bytes(component));
+    }
+  }
+  v1::GenerationDefaults* d = out.mutable_defaults();
+  d->set_temperature(defaults.temperature);
+  d->set_top_p(defaults.top_p);
+  d->set_top_k(defaults.top_k);
+  d->set_min_p(defaults.min_p);
+  for (const int32_t id : spec.eos_token_ids) d->add_eos_token_ids(id);
+  for (const int32_t id : defaults.eos_token_ids) {
+    if (std::find(spec.eos_token_ids.begin(), spec.eos_token_ids.end(), id) ==
+        spec.eos_token_ids.end()) {
+      d->add_eos_token_ids(id);
+    }
+  }
+  d->set_max_tokens(kDefaultMaxTokens);
+  out.set_load_seconds(report.seconds);
+  return out;
+}
+
+void ToProto(const EngineStats& stats, v1::EngineStats* proto) {
+  proto->set_waiting(stats.waiting);
+  proto->set_running(stats.running);
+  proto->set_kv_blocks_total(stats.kv_blocks_total);
+  proto->set_kv_blocks_free(stats.kv_blocks_free);
+  proto->set_prefix_cache_queries(stats.prefix_cache_queries);
+  proto->set_prefix_cache_hits(stats.prefix_cache_hits);
+  proto->set_preemptions(stats.preemptions);
+  proto->set_prompt_tokens(stats.prompt_tokens);
+  proto->set_generation_tokens(stats.generation_tokens);
+  proto->set_steps(stats.steps);
+}
+
+}  // namespace quantd

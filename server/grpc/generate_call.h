@@ -1,0 +1,105 @@
+// GenerateCall: the state of one Generate or GenerateStream call, shared by its gRPC reactor, the
+// engine (whose sink it is) and the tokenizer's worker. No gRPC type in it.
+//
+//   engine thread --OnUpdate--> [one merged update that waits] --Port::Write--> one write in flight
+//
+// While a write is in flight, later updates are merged, which loses nothing; when the waiting
+// tokens exceed the backlog limit the engine gives the request no more steps (Stalled). A writer
+// that makes no progress for the stall limit ends the call.
+//
+// Threads: any. One mutex guards all state and is held while the port is called, so that the port
+// (a gRPC reactor) cannot be destroyed meanwhile: its OnDone calls Detach first. The engine is
+// never called with the mutex held.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/engine.h"
+
+namespace quantd {
+
+class GenerateCall : public RequestSink, public std::enable_shared_from_this<GenerateCall> {
+ public:
+  /// What a reactor offers. Called with the call's mutex held; must not call back.
+  class Port {
+   public:
+    virtual ~Port() = default;
+    /// Starts the one write in flight; OnWriteDone follows.
+    virtual void Write(RequestUpdate update) = 0;
+    /// Sends `update` when there is one, and ends the call. `retry_pushback`: tell the client when
+    /// to try again.
+    virtual void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
+                        bool retry_pushback) = 0;
+    /// Gives up on a client that does not even read the end of its call.
+    virtual void Abort() = 0;
+  };
+
+  /// `streaming`: write updates as they come; otherwise collect them for Finish.
+  GenerateCall(Port* port, bool streaming, int64_t backlog_tokens)
+      : streaming_(streaming), backlog_limit_(backlog_tokens), port_(port) {}
+
+  // ---- the request's way in ----
+  /// False once the call has ended: preparing the request further is wasted.
+  bool active() const;
+  /// Hands the request to `engine`, which must outlive this.
+  void Submit(Engine* engine, Request request);
+  /// Ends the call. Later calls do nothing.
+  void Fail(const absl::Status& status, bool retry_pushback = false);
+
+  // ---- the engine ----
+  void OnUpdate(RequestUpdate update) override;
+  bool Stalled() const override;
+
+  // ---- the reactor ----
+  void OnWriteDone(bool ok);
+  void OnCancel() { Fail(absl::CancelledError("cancelled by the client")); }
+  /// The port is going away.
+  void Detach();
+
+  // ---- the watchdog ----
+  void CheckStall(Clock::time_point now, Clock::duration limit);
+
+ private:
+  void Pump();  // with mutex_
+  void FinishLocked(std::optional<RequestUpdate> update, const absl::Status& status,
+                    bool retry_pushback);
+  void CancelInEngine();  // without mutex_
+
+  const bool streaming_;
+  const int64_t backlog_limit_;
+  std::atomic<int64_t> backlog_{0};  // tokens in waiting_, for Stalled
+
+  mutable std::mutex mutex_;
+  Port* port_;                                 // null after Detach
+  bool writing_ = false;                       // a write is in flight
+  bool finished_ = false;                      // Port::Finish was called
+  bool ended_ = false;                         // waiting_ holds the last update
+  std::optional<RequestUpdate> waiting_;       // merged updates that were not written yet
+  Clock::time_point progress_ = Clock::now();  // when a write was last started or done
+  Engine* engine_ = nullptr;                   // set with handle_
+  RequestHandle handle_ = 0;
+};
+
+/// The calls that are not done, for the watchdog and for shutting down. Thread-safe.
+class CallRegistry {
+ public:
+  void Add(std::shared_ptr<GenerateCall> call);
+  void Remove(const std::shared_ptr<GenerateCall>& call);
+  std::vector<std::shared_ptr<GenerateCall>> Snapshot() const;
+  int64_t size() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_set<std::shared_ptr<GenerateCall>> calls_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,44 @@
+// GrpcServer: the gRPC port: quantd.v1.Inference, grpc.health.v1 and reflection, with the limits
+// that a port open to others needs. The port answers while the model is loading: health says
+// NOT_SERVING and requests are UNAVAILABLE.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/config.h"
+#include "server/serving.h"
+
+namespace quantd {
+
+class GrpcServer {
+ public:
+  /// Listens at config.listen.grpc. `serving` and the model in it must outlive the server.
+  /// UNAVAILABLE when the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const ServerConfig& config,
+                                                           const Serving& serving);
+  ~GrpcServer();  // Shutdown(0)
+
+  /// With the port that was chosen for port 0: "127.0.0.1:50051".
+  const std::string& address() const { return address_; }
+  /// What health checks say of "" and "quantd.v1.Inference".
+  void SetHealthy(bool healthy);
+  /// Generate and GenerateStream calls that are not done.
+  int64_t live_calls() const;
+  /// Ends all of them with `status`.
+  void CancelAll(const absl::Status& status);
+  /// Closes the port at once, lets open calls finish for `grace`, cancels the rest and waits for
+  /// them. From a thread of the application only.
+  void Shutdown(std::chrono::milliseconds grace);
+
+ private:
+  struct Impl;
+  GrpcServer();
+  std::unique_ptr<Impl> impl_;
+  std::string address_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,94 @@
+// InferenceService: quantd.v1.Inference on gRPC's callback API, with raw messages so that what does
+// not parse is INVALID_ARGUMENT. Nothing blocks in a reaction: texts are tokenized by a worker
+// pool, generation belongs to the engine's thread.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "quantd/v1/inference.grpc.pb.h"
+#include "server/config.h"
+#include "server/grpc/convert.h"
+#include "server/grpc/generate_call.h"
+#include "server/serving.h"
+#include "server/worker_pool.h"
+
+namespace quantd {
+
+template <class Base>
+using WithGenerate = v1::Inference::WithRawCallbackMethod_Generate<Base>;
+template <class Base>
+using WithGenerateStream = v1::Inference::WithRawCallbackMethod_GenerateStream<Base>;
+template <class Base>
+using WithTokenize = v1::Inference::WithRawCallbackMethod_Tokenize<Base>;
+template <class Base>
+using WithDetokenize = v1::Inference::WithRawCallbackMethod_Detokenize<Base>;
+template <class Base>
+using WithModelInfo = v1::Inference::WithRawCallbackMethod_GetModelInfo<Base>;
+template <class Base>
+using WithServerInfo = v1::Inference::WithRawCallbackMethod_GetServerInfo<Base>;
+using RawInferenceService = WithGenerate<WithGenerateStream<
+    WithTokenize<WithDetokenize<WithModelInfo<WithServerInfo<v1::Inference::Service>>>>>>;
+
+class InferenceService : public RawInferenceService {
+ public:
+  /// `serving` and the model in it must outlive the service; the service must outlive its gRPC
+  /// server.
+  InferenceService(const Serving& serving, const ServerConfig& config);
+  ~InferenceService() override;
+
+  /// Calls that generate and are not done.
+  int64_t live_calls() const { return registry_.size(); }
+  /// Ends all of them with `status`.
+  void CancelAll(const absl::Status& status);
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
+
+ private:
+  class StreamReactor;
+  class UnaryReactor;
+  class DeferredReactor;
+
+  // The model, or UNAVAILABLE while loading or (for new work) draining.
+  absl::StatusOr<const ServedModel*> Ready() const;
+  // Parses, checks and converts a request; on success it is on its way to the engine.
+  template <class Reactor>
+  void Start(Reactor* reactor, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes);
+  // Runs `work`, which makes a response's bytes, on the worker pool.
+  template <class Work>
+  grpc::ServerUnaryReactor* Defer(grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
+                                  Work work);
+  void AddPushback(grpc::CallbackServerContext* context) const;
+  void Watch();
+
+  const Serving& serving_;
+  const ServerConfig config_;
+  CallRegistry registry_;
+  std::atomic<uint64_t> next_id_{1};
+  std::mutex watch_mutex_;
+  std::condition_variable watch_wake_;
+  bool stopping_ = false;
+  std::thread watchdog_;
+  std::unique_ptr<WorkerPool> pool_;  // last: its jobs use the rest
+};
+
+}  // namespace quantd

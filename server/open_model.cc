@@ -1,0 +1,63 @@
+// OpenModel: cheap things that can fail first, the weights last.
+#include "server/open_model.h"
+
+#include <utility>
+
+#include "engine/weights/profile.h"
+#include "kernels/status.h"
+#include "server/backends.h"
+
+namespace quantd {
+namespace {
+
+// With the folder in front where a message names only the file in it.
+absl::Status InFolder(const std::string& folder, const absl::Status& status) {
+  return Message(status).find(folder) == std::string::npos ? Annotate(status, folder) : status;
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
+                                      std::function<void(const LoadProgress&)> on_progress) {
+  OpenedModel opened;
+  LoadOptions load;
+  load.model_dir = options.model;
+  load.profile_given = !options.profile.empty();
+  if (load.profile_given) {
+    ASSIGN_OR_RETURN(load.profile, LoadProfile(options.profile));
+  }
+  std::error_code error;
+  if (!std::filesystem::is_directory(load.model_dir, error)) {
+    return NotFound("model: {} is not a folder", options.model);
+  }
+  load.max_rows = options.engine.max_num_batched_tokens;
+  load.max_logit_rows = options.engine.max_num_seqs;
+  load.max_positions = options.engine.max_model_len;
+  load.on_progress = std::move(on_progress);
+
+  if (options.need_tokenizer) {
+    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(load.model_dir);
+    if (!tokenizer.ok()) return InFolder(options.model, tokenizer.status());
+    opened.tokenizer = std::move(*tokenizer);
+  }
+  ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend, options.threads));
+  absl::StatusOr<LoadedModel> loaded = LoadModel(*opened.backend, load);
+  if (!loaded.ok()) return InFolder(options.model, loaded.status());
+  opened.loaded = std::move(*loaded);
+  if (opened.tokenizer != nullptr &&
+      opened.tokenizer->vocab_size() > opened.loaded.spec.vocab_size) {
+    return DataLoss("{}: tokenizer.json has ids up to {}, but config.json's vocab_size is {}",
+                    options.model, opened.tokenizer->vocab_size() - 1,
+                    opened.loaded.spec.vocab_size);
+  }
+  opened.compute_dtype = opened.loaded.model->compute_dtype();
+  return opened;
+}
+
+std::string DescribeModel(const std::string& name, const std::string& profile,
+                          double bits_per_weight, int64_t resident_bytes) {
+  return fmt::format("model {} | profile {} | {:.1f} bits/weight | resident {:.1f} MB", name,
+                     profile, bits_per_weight, static_cast<double>(resident_bytes) / 1e6);
+}
+
+}  // namespace quantd

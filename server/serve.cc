@@ -1,0 +1,181 @@
+// Serve. Order of ending: health says NOT_SERVING; a while for load balancers to notice; no new
+// requests; live ones finish or are cancelled; the ports close. A second signal skips all waiting.
+#include "server/serve.h"
+
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <thread>
+#include <utility>
+
+#include "kernels/status.h"
+#include "server/grpc/grpc_server.h"
+#include "server/http/http_server.h"
+#include "server/http/metrics.h"
+#include "server/load_progress.h"
+#include "server/open_model.h"
+#include "server/serving.h"
+#include "server/signals.h"
+#include "server/version.h"
+
+namespace quantd {
+namespace {
+
+constexpr std::chrono::seconds kFlush{2};  // for the last bytes of finished calls to be read
+
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+// Everything of the loaded model. The engine ends first, the backend last.
+struct Loaded {
+  OpenedModel opened;
+  std::unique_ptr<Metrics> metrics;
+  std::unique_ptr<Engine> engine;
+  ServedModel served;
+};
+
+absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving& serving) {
+  auto out = std::make_unique<Loaded>();
+  OpenModelOptions options;
+  options.model = config.model;
+  options.profile = config.profile;
+  options.backend = config.backend;
+  options.threads = static_cast<int>(config.threads);
+  options.engine = config.ToEngineOptions();
+  LoadProgressReporter reporter(isatty(STDERR_FILENO) != 0);
+  ASSIGN_OR_RETURN(
+      out->opened, OpenModel(options, [&](const LoadProgress& progress) {
+        reporter(progress);
+        serving.SetLoadProgress(static_cast<double>(progress.bytes_done) /
+                                static_cast<double>(std::max<int64_t>(progress.bytes_total, 1)));
+      }));
+  LoadedModel& loaded = out->opened.loaded;
+  const DType kv_dtype = loaded.kv_dtype;
+  out->metrics = std::make_unique<Metrics>(config.served_model_name, loaded.report.profile_name,
+                                           options.engine.max_model_len > 0
+                                               ? options.engine.max_model_len
+                                               : loaded.spec.max_position_embeddings);
+  ASSIGN_OR_RETURN(out->engine,
+                   Engine::Create(*out->opened.backend, std::move(loaded),
+                                  out->opened.tokenizer.get(), options.engine, out->metrics.get()));
+  out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
+                 out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
+  return out;
+}
+
+void LogLines(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) spdlog::info("  {}", line);
+}
+
+void LogReady(const Loaded& loaded) {
+  const QuantizationReport& report = loaded.engine->report();
+  spdlog::info("{}", DescribeModel(loaded.served.name, report.profile_name,
+                                   report.bits_per_weight(), report.resident_bytes));
+  spdlog::info("backend {} ({}), loaded in {:.2f} s, peak while loading {:.1f} MB, context {}",
+               report.backend, loaded.opened.backend->info().description, report.seconds,
+               static_cast<double>(report.peak_load_bytes) / 1e6, loaded.engine->max_model_len());
+  for (const QuantizationReport::Group& g : report.groups) {
+    spdlog::info("  {} modules {} as {}: {} parameters, {} bytes", g.modules, g.method, g.format,
+                 g.parameters, g.bytes);
+  }
+  spdlog::info("effective profile {} ({}):", report.profile_name, report.profile_hash);
+  LogLines(report.effective_profile);
+}
+
+// From the first signal to the last call.
+void DrainAndStop(const ServerConfig& config, TerminationSignals& signals, Serving& serving,
+                  GrpcServer& grpc, Engine& engine) {
+  spdlog::info("signal: draining, {} requests live", grpc.live_calls());
+  grpc.SetHealthy(false);
+  bool hurry = config.timeouts.pre_drain_seconds > 0 &&
+               WaitFor(signals, nullptr, config.timeouts.pre_drain_seconds) == Wakeup::kSignal;
+  serving.SetDraining();
+  Event drained;
+  std::atomic<int64_t> cancelled{0};
+  std::thread drain([&] {
+    cancelled = engine.Drain(Milliseconds(config.timeouts.drain_seconds));
+    drained.Set();
+  });
+  while (true) {
+    if (hurry) {
+      spdlog::warn("second signal: cancelling {} requests", grpc.live_calls());
+      grpc.CancelAll(Unavailable("the server is shutting down"));
+    }
+    const Wakeup wakeup = WaitFor(signals, &drained, -1);
+    if (wakeup == Wakeup::kEvent) break;
+    hurry = true;
+  }
+  drain.join();
+  grpc.Shutdown(hurry ? std::chrono::milliseconds(100) : kFlush);
+  spdlog::info("drained: {} requests were cancelled; bye", cancelled.load());
+}
+
+}  // namespace
+
+absl::Status Serve(const ServerConfig& config) {
+  TerminationSignals signals;  // before any thread
+  signal(SIGPIPE, SIG_IGN);    // a client that goes away is an error code, not a signal
+  spdlog::info("quantd {}", kVersion);
+  spdlog::info("effective configuration:");
+  LogLines(ToYaml(config));
+
+  Serving serving;
+  std::unique_ptr<Loaded> loaded;
+  std::atomic<const Loaded*> page_source{nullptr};
+  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc, GrpcServer::Start(config, serving));
+  spdlog::info("listening on {} (grpc)", grpc->address());
+  std::unique_ptr<HttpServer> http;
+  if (!config.listen.http.empty()) {
+    auto page = [&]() -> std::string {
+      const Loaded* source = page_source.load(std::memory_order_acquire);
+      if (source == nullptr) return Metrics::RenderLoading(serving.load_progress());
+      return source->metrics->Render(source->engine->Stats(), &source->opened.backend->memory());
+    };
+    ASSIGN_OR_RETURN(http, HttpServer::Start(config.listen.http, serving, std::move(page)));
+    spdlog::info("listening on {} (http)", http->address());
+  }
+
+  spdlog::info("loading {} under profile {}", config.model,
+               config.profile.empty() ? "none" : config.profile);
+  Event finished;
+  absl::StatusOr<std::unique_ptr<Loaded>> result = Unavailable("not loaded");
+  std::thread loader([&] {
+    result = Load(config, serving);
+    finished.Set();
+  });
+  if (WaitFor(signals, &finished, -1) == Wakeup::kSignal) {
+    spdlog::info("signal while loading: bye");
+    http.reset();
+    grpc->Shutdown(std::chrono::milliseconds(0));
+    spdlog::default_logger()->flush();
+    // The loader cannot be interrupted and may need minutes; it only reads, so the process may just
+    // end.
+    std::_Exit(0);
+  }
+  loader.join();
+  if (!result.ok()) return result.status();
+  loaded = std::move(*result);
+  LogReady(*loaded);
+  page_source.store(loaded.get(), std::memory_order_release);
+  serving.SetLoadProgress(1.0);
+  serving.SetReady(&loaded->served);
+  grpc->SetHealthy(true);
+  spdlog::info("ready after {:.2f} s", serving.uptime_seconds());
+
+  while (WaitFor(signals, nullptr, -1) != Wakeup::kSignal) {
+  }
+  DrainAndStop(config, signals, serving, *grpc, *loaded->engine);
+  http.reset();
+  return absl::OkStatus();
+}
+
+}  // namespace quantd

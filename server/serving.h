@@ -1,0 +1,53 @@
+// Serving: what gRPC and HTTP read of the server's state: loading, ready or draining, and the model
+// once there is one. Written by the main flow (server/serve.cc), read by any thread, without locks.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "engine/engine.h"
+
+namespace quantd {
+
+/// A loaded model. The pointees outlive every call that was made while the server was ready.
+struct ServedModel {
+  std::string name;
+  Engine* engine = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+  const Backend* backend = nullptr;
+  DType compute_dtype = DType::kBF16;
+  DType kv_dtype = DType::kBF16;
+};
+
+class Serving {
+ public:
+  enum class State : uint8_t { kLoading, kReady, kDraining };
+
+  State state() const { return state_.load(std::memory_order_acquire); }
+  /// Null while loading.
+  const ServedModel* model() const { return model_.load(std::memory_order_acquire); }
+  /// 0 to 1.
+  double load_progress() const { return load_progress_.load(std::memory_order_relaxed); }
+  double uptime_seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+  void SetLoadProgress(double share) { load_progress_.store(share, std::memory_order_relaxed); }
+  /// Once. `model` must outlive this. Does not undo SetDraining.
+  void SetReady(const ServedModel* model) {
+    model_.store(model, std::memory_order_release);
+    State expected = State::kLoading;
+    state_.compare_exchange_strong(expected, State::kReady);
+  }
+  void SetDraining() { state_.store(State::kDraining, std::memory_order_release); }
+
+ private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::atomic<State> state_{State::kLoading};
+  std::atomic<const ServedModel*> model_{nullptr};
+  std::atomic<double> load_progress_{0.0};
+};
+
+}  // namespace quantd

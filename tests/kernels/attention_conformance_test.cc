@@ -1,0 +1,260 @@
+// Attention of every backend under test against ref: head sizes, grouped heads, cache types and
+// contexts that cross blocks; and the promises that hold to the bit: chunked equals whole, and
+// neither the other rows of a step, nor which blocks a sequence owns, nor what lies in unused slots
+// matters.
+//
+// Tolerance. A score errs by 4 * 2^-24 sqrt(d) of its sum of magnitudes and enters an exponential,
+// so every weight errs by that share, twice with the normalization; the exponential by 2^-20; the
+// weighted sum by 4 * 2^-24 sqrt(context). All are shares of the weighted sum of |v|.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "tests/kernels/conformance.h"
+
+namespace quantd {
+namespace {
+
+using testing::BackendAt;
+using testing::BackendIndices;
+using testing::BackendsUnderTest;
+using testing::BaselineOf;
+using testing::DeviceArray;
+using testing::DeviceMatrix;
+using testing::ExpectClose;
+using testing::ExpectSameBits;
+using testing::RandomFloats;
+using testing::Ref;
+using testing::RoundedTo;
+
+struct Case {
+  AttentionSpec spec;
+  DType dtype, cache_dtype;
+  int32_t block_size;
+
+  std::string Name() const {
+    return fmt::format("{} heads, {} kv, head_dim {}, {}, cache {}, blocks of {}", spec.num_heads,
+                       spec.num_kv_heads, spec.head_dim, ToString(dtype), ToString(cache_dtype),
+                       block_size);
+  }
+};
+
+/// K and V of every sequence by position, and one q for every row, all exact in their dtypes.
+struct Problem {
+  std::vector<int32_t> contexts;         // tokens of each sequence
+  std::vector<std::vector<float>> k, v;  // [context, kv_heads * d] of each sequence
+  std::vector<int32_t> seq_of_row, positions;
+  std::vector<float> q;  // [rows, heads * d]
+};
+
+/// Rows: the first, some middle and the last positions of every sequence.
+Problem MakeProblem(const Case& c, const std::vector<int32_t>& contexts) {
+  Problem p;
+  p.contexts = contexts;
+  for (size_t s = 0; s < contexts.size(); ++s) {
+    const size_t size = static_cast<size_t>(contexts[s] * c.spec.num_kv_heads * c.spec.head_dim);
+    p.k.push_back(RoundedTo(c.cache_dtype, RandomFloats(size, 10 + static_cast<uint32_t>(s))));
+    p.v.push_back(RoundedTo(c.cache_dtype, RandomFloats(size, 20 + static_cast<uint32_t>(s))));
+    for (int32_t position = 0; position < contexts[s]; ++position) {
+      if (position > 2 && position % 37 != 0 && position < contexts[s] - 3) continue;
+      p.seq_of_row.push_back(static_cast<int32_t>(s));
+      p.positions.push_back(position);
+    }
+  }
+  p.q = RoundedTo(c.dtype, RandomFloats(p.positions.size() *
+                                            static_cast<size_t>(c.spec.num_heads * c.spec.head_dim),
+                                        3));
+  return p;
+}
+
+/// Where a run keeps things, none of which may matter.
+struct Placement {
+  uint32_t seed = 0;          // of the order in which blocks are owned
+  int32_t spare_blocks = 0;   // nobody's
+  int32_t spare_entries = 0;  // behind every block table
+};
+
+/// Attention of rows [first, first + count) on `backend`, over a cache that holds the positions up
+/// to the last one those rows see, and NaN everywhere else.
+std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& p, size_t first,
+                                size_t count, const Placement& place, DType dtype) {
+  const int64_t d = c.spec.head_dim, kv = c.spec.num_kv_heads;
+  const int64_t q_cols = c.spec.num_heads * d;
+  int32_t blocks = 1 + place.spare_blocks, longest = 0;
+  for (int32_t context : p.contexts) {
+    const int32_t needed = (context + c.block_size - 1) / c.block_size;
+    blocks += needed;
+    longest = std::max(longest, needed);
+  }
+  const int32_t max_blocks = longest + place.spare_entries;
+  std::vector<int32_t> ids(static_cast<size_t>(blocks - 1));
+  std::iota(ids.begin(), ids.end(), 1);  // block 0 is reserved
+  std::shuffle(ids.begin(), ids.end(), std::mt19937(place.seed));
+
+  const size_t cache_size = static_cast<size_t>(blocks * kv * c.block_size * d);
+  std::vector<float> k(cache_size, NAN), v(cache_size, NAN);
+  std::vector<int32_t> tables(p.contexts.size() * static_cast<size_t>(max_blocks), 0);
+  KvLayer cache{c.cache_dtype,       nullptr,        nullptr, blocks, c.block_size,
+                c.spec.num_kv_heads, c.spec.head_dim};
+  size_t next = 0;
+  for (size_t s = 0; s < p.contexts.size(); ++s) {
+    int32_t* table = tables.data() + s * static_cast<size_t>(max_blocks);
+    for (int32_t b = 0; b * c.block_size < p.contexts[s]; ++b) table[b] = ids[next++];
+    int32_t visible = 0;
+    for (size_t r = first; r < first + count; ++r) {
+      if (p.seq_of_row[r] == static_cast<int32_t>(s))
+        visible = std::max(visible, p.positions[r] + 1);
+    }
+    for (int32_t t = 0; t < visible; ++t) {
+      for (int64_t h = 0; h < kv; ++h) {
+        const int64_t to = cache.Offset(table[t / c.block_size], h, t % c.block_size);
+        const auto from = static_cast<std::ptrdiff_t>((t * kv + h) * d);
+        std::copy_n(p.k[s].begin() + from, d, k.begin() + to);
+        std::copy_n(p.v[s].begin() + from, d, v.begin() + to);
+      }
+    }
+  }
+  const DeviceMatrix cache_k(backend, c.cache_dtype, blocks * kv * c.block_size, d, k),
+      cache_v(backend, c.cache_dtype, blocks * kv * c.block_size, d, v);
+  cache.k = cache_k.view().data;
+  cache.v = cache_v.view().data;
+
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return std::vector<int32_t>(all.begin() + static_cast<std::ptrdiff_t>(first),
+                                all.begin() + static_cast<std::ptrdiff_t>(first + count));
+  };
+  const DeviceArray<int32_t> positions(backend, part(p.positions)),
+      seq_of_row(backend, part(p.seq_of_row)), block_tables(backend, tables);
+  const DeviceMatrix q(backend, dtype, static_cast<int64_t>(count), q_cols,
+                       std::span(p.q).subspan(first * static_cast<size_t>(q_cols),
+                                              count * static_cast<size_t>(q_cols)),
+                       8);
+  const DeviceMatrix out(backend, dtype, static_cast<int64_t>(count), q_cols, 3);
+  backend.Attention(q, c.spec,
+                    {.positions = positions.span(),
+                     .slots = {},
+                     .seq_of_row = seq_of_row.span(),
+                     .block_tables = block_tables.span(),
+                     .num_seqs = static_cast<int32_t>(p.contexts.size()),
+                     .max_blocks = max_blocks},
+                    cache, out);
+  EXPECT_TRUE(backend.Synchronize().ok());
+  return out.Read();
+}
+
+/// The share of sum p |v| that a correct kernel may err by, times that sum bounded by the largest
+/// |v|.
+std::vector<double> Tolerance(const Case& c, const Problem& p) {
+  const int64_t d = c.spec.head_dim, kv = c.spec.num_kv_heads, group = c.spec.num_heads / kv;
+  std::vector<double> tolerance;
+  for (size_t r = 0; r < p.positions.size(); ++r) {
+    const size_t s = static_cast<size_t>(p.seq_of_row[r]);
+    for (int64_t h = 0; h < c.spec.num_heads; ++h) {
+      const float* q = p.q.data() + (static_cast<int64_t>(r) * c.spec.num_heads + h) * d;
+      double largest_score = 0.0, largest_v = 0.0;
+      for (int64_t t = 0; t <= p.positions[r]; ++t) {
+        const int64_t from = (t * kv + h / group) * d;
+        double magnitude = 0.0;
+        for (int64_t i = 0; i < d; ++i) {
+          magnitude += std::fabs(double{q[i]} * p.k[s][static_cast<size_t>(from + i)]);
+          largest_v = std::max(largest_v, std::fabs(double{p.v[s][static_cast<size_t>(from + i)]}));
+        }
+        largest_score = std::max(largest_score, magnitude * c.spec.scale);
+      }
+      const double score = 4 * 0x1p-24 * std::sqrt(static_cast<double>(d)) * largest_score;
+      const double share = 2 * score + 0x1p-20 + 4 * 0x1p-24 * std::sqrt(p.positions[r] + 1.0);
+      tolerance.insert(tolerance.end(), static_cast<size_t>(d), share * largest_v);
+    }
+  }
+  return tolerance;
+}
+
+std::vector<Case> Cases() {
+  constexpr DType kF32 = DType::kF32, kF16 = DType::kF16, kBF16 = DType::kBF16;
+  const auto spec = [](int32_t heads, int32_t kv, int32_t d) {
+    return AttentionSpec{heads, kv, d, 1.0f / std::sqrt(static_cast<float>(d))};
+  };
+  std::vector<Case> cases = {
+      {spec(4, 4, 32), kF32, kF32, 16},  {spec(4, 2, 64), kBF16, kBF16, 16},
+      {spec(8, 2, 64), kF16, kF16, 32},  {spec(8, 1, 80), kBF16, kBF16, 16},
+      {spec(4, 1, 128), kF32, kBF16, 8}, {spec(2, 2, 80), kF16, kF32, 16},
+      {spec(3, 3, 64), kBF16, kF32, 64}, {spec(4, 2, 128), kBF16, kBF16, 16},
+  };
+  for (DType dtype : {kF32, kF16, kBF16}) {
+    for (DType cache : {kF32, kF16, kBF16}) cases.push_back({spec(2, 1, 32), dtype, cache, 4});
+  }
+  return cases;
+}
+
+class AttentionConformance : public ::testing::TestWithParam<size_t> {
+ protected:
+  Backend& backend() const { return BackendAt(GetParam()); }
+};
+
+TEST_P(AttentionConformance, IsCloseToRefAtEveryHeadShapeAndCacheType) {
+  for (const Case& c : Cases()) {
+    const Problem p = MakeProblem(c, {1, 5, 16, 17, 130, 300});
+    const size_t rows = p.positions.size();
+    const std::vector<float> actual = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
+    if (Backend* baseline = BaselineOf(GetParam())) {
+      ExpectSameBits(actual, RunAttention(*baseline, c, p, 0, rows, {}, c.dtype), c.Name());
+    } else {
+      ExpectClose(actual, RunAttention(Ref(), c, p, 0, rows, {}, DType::kF32), Tolerance(c, p),
+                  c.dtype, c.Name());
+    }
+  }
+}
+
+TEST_P(AttentionConformance, DependsOnNothingButTheRowsOwnSequenceUpToItself) {
+  for (const Case& c : Cases()) {
+    const Problem p = MakeProblem(c, {3, 70, 129});
+    const size_t rows = p.positions.size();
+    const size_t cols = static_cast<size_t>(c.spec.num_heads * c.spec.head_dim);
+    const std::vector<float> whole = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
+    const auto expect_part = [&](size_t first, size_t count, const Placement& place,
+                                 const char* what) {
+      ExpectSameBits(RunAttention(backend(), c, p, first, count, place, c.dtype),
+                     std::span(whole).subspan(first * cols, count * cols), c.Name() + ": " + what);
+    };
+    expect_part(0, rows, {.seed = 5, .spare_blocks = 3, .spare_entries = 7}, "other blocks");
+    for (size_t r = 0; r < rows; ++r)
+      expect_part(r, 1, {.seed = static_cast<uint32_t>(r)}, "row alone");
+    for (size_t chunk : {size_t{2}, size_t{5}}) {
+      for (size_t first = 0; first + chunk <= rows; first += chunk)
+        expect_part(first, chunk, {}, "chunked");
+    }
+  }
+}
+
+TEST_P(AttentionConformance, EveryContextUpToSeveralBlocks) {
+  const Case c{{2, 1, 32, 0.2f}, DType::kF32, DType::kBF16, 16};
+  std::vector<int32_t> contexts;
+  for (int32_t context = 1; context <= 100; context += 3) contexts.push_back(context);
+  const Problem p = MakeProblem(c, contexts);
+  ExpectClose(RunAttention(backend(), c, p, 0, p.positions.size(), {}, c.dtype),
+              RunAttention(Ref(), c, p, 0, p.positions.size(), {}, c.dtype), Tolerance(c, p),
+              c.dtype, c.Name());
+}
+
+TEST_P(AttentionConformance, SurvivesScoresThatDominate) {
+  // One key matches its query by far: its weight is 1, all others vanish, nothing overflows.
+  const Case c{{2, 2, 32, 1.0f}, DType::kF32, DType::kF32, 16};
+  Problem p = MakeProblem(c, {40});
+  for (size_t i = 0; i < 32; ++i) {
+    for (size_t r = 0; r < p.positions.size(); ++r) p.q[r * 64 + i] = 30.0f;
+    p.k[0][i] = 30.0f;  // position 0, head 0: a score of 28800
+  }
+  const std::vector<float> out = RunAttention(backend(), c, p, 0, p.positions.size(), {}, c.dtype);
+  for (size_t r = 0; r < p.positions.size(); ++r) {
+    for (size_t i = 0; i < 32; ++i) EXPECT_EQ(out[r * 64 + i], p.v[0][i]) << "row " << r;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionConformance, ::testing::ValuesIn(BackendIndices()),
+                         [](const auto& test) { return BackendsUnderTest()[test.param].name; });
+
+}  // namespace
+}  // namespace quantd

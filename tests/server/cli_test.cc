@@ -1,0 +1,243 @@
+// The command's exit codes and words: 0, 1 with one line on stderr, 2 for wrong usage; and what
+// tokenize, logits and profiles write.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/server/process.h"
+
+namespace quantd {
+namespace {
+
+namespace fs = std::filesystem;
+using test::DemoModel;
+using test::Finished;
+using test::RunQuantd;
+
+class TempDir {
+ public:
+  TempDir() {
+    std::string pattern = (fs::temp_directory_path() / "quantd_cli_XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TempDir() { fs::remove_all(path_); }
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+void WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+TEST(Cli, WrongUsageIsExitCodeTwoAndOneLine) {
+  const std::vector<std::string> table[] = {
+      {},
+      {"fly"},
+      {"serve", "--nothing"},
+      {"generate"},
+      {"generate", "--model", "m"},
+      {"generate", "--model", "m", "--target", "t", "--prompt", "x"},
+      {"generate", "--model", "m", "--prompt", "x", "--prompt-file", "y"},
+      {"generate", "--model", "m", "--prompt", "x", "--max-tokens", "many"},
+      {"generate", "--target", "t", "--profile", "nf4", "--prompt", "x"},
+      {"logits", "--model", "m"},
+      {"tokenize"},
+      {"health"},
+  };
+  for (const auto& arguments : table) {
+    const Finished run = RunQuantd(arguments);
+    std::string command;
+    for (const std::string& argument : arguments) command += argument + " ";
+    EXPECT_EQ(run.code, 2) << command << run.err;
+    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << command << run.err;
+    EXPECT_EQ(run.err.rfind("quantd: ", 0), 0u) << run.err;
+    EXPECT_EQ(run.out, "") << command;
+  }
+}
+
+TEST(Cli, FailureIsExitCodeOneAndOneLine) {
+  TempDir dir;
+  WriteFile(dir / "bad.yaml", "modle: x\n");
+  WriteFile(dir / "ids.json", "{\"token_ids\": [1, 99999]}");
+  WriteFile(dir / "noids.json", "{\"token_ids\": [1.5]}");
+  struct Row {
+    std::vector<std::string> arguments;
+    std::string message;
+  };
+  const Row table[] = {
+      {{"generate", "--model", "/nonexistent", "--prompt", "x"}, "/nonexistent"},
+      {{"generate", "--model", DemoModel(), "--profile", "nf3", "--prompt", "x"}, "nf3"},
+      {{"generate", "--model", DemoModel(), "--backend", "cuda", "--prompt", "x"}, "cuda"},
+      {{"generate", "--model", DemoModel(), "--backend", "gpu", "--prompt", "x"}, "gpu"},
+      {{"generate", "--model", DemoModel(), "--prompt", "x", "--temperature", "-1"},
+       "sampling.temperature"},
+      {{"generate", "--model", DemoModel(), "--prompt", "x", "--max-tokens", "600"}, "512"},
+      {{"generate", "--model", DemoModel(), "--prompt-file", "/nonexistent"}, "--prompt-file"},
+      {{"generate", "--target", "127.0.0.1:1", "--prompt", "x"}, "127.0.0.1:1"},
+      {{"health", "--target", "127.0.0.1:1"}, "127.0.0.1:1"},
+      {{"serve", "--config", dir / "bad.yaml"}, "modle"},
+      {{"serve", "--config", "/nonexistent.yaml"}, "/nonexistent.yaml"},
+      {{"serve", "--model", "m", "--set", "limit.x=1"}, "limit.x"},
+      {{"profiles", "nf3"}, "nf4"},
+      {{"tokenize", "--model", "/nonexistent", "--text", "x"}, "/nonexistent"},
+      {{"logits", "--model", DemoModel(), "--tokens", dir / "ids.json", "--out", dir / "o"},
+       "99999"},
+      {{"logits", "--model", DemoModel(), "--tokens", dir / "noids.json", "--out", dir / "o"},
+       "1.5"},
+  };
+  for (const Row& row : table) {
+    const Finished run = RunQuantd(row.arguments);
+    EXPECT_EQ(run.code, 1) << row.message << ": " << run.err;
+    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+    EXPECT_NE(run.err.find(row.message), std::string::npos) << run.err << " lacks " << row.message;
+  }
+}
+
+TEST(Cli, CorruptModelFoldersAreOneLine) {
+  struct Row {
+    const char* name;
+    std::function<void(const TempDir&)> spoil;
+  };
+  const Row table[] = {
+      {"truncated weights",
+       [](const TempDir& d) { fs::resize_file(d / "model.safetensors", 1 << 20); }},
+      {"no weights", [](const TempDir& d) { fs::remove(d / "model.safetensors"); }},
+      {"no config", [](const TempDir& d) { fs::remove(d / "config.json"); }},
+      {"config is not JSON", [](const TempDir& d) { WriteFile(d / "config.json", "{"); }},
+      {"tokenizer is not JSON", [](const TempDir& d) { WriteFile(d / "tokenizer.json", "[]"); }},
+      {"header longer than the file",
+       [](const TempDir& d) { WriteFile(d / "model.safetensors", std::string(16, '\x7f')); }},
+  };
+  for (const Row& row : table) {
+    TempDir dir;
+    for (const auto& entry : fs::directory_iterator(DemoModel())) fs::copy(entry, dir.path());
+    row.spoil(dir);
+    const Finished run =
+        RunQuantd({"serve", "--model", dir.path().string(), "--profile", "nf4-dq", "--listen",
+                   "127.0.0.1:0", "--http", "127.0.0.1:0", "--set", "log.level=off"});
+    EXPECT_EQ(run.code, 1) << row.name << ": " << run.err;
+    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << row.name << ": " << run.err;
+    EXPECT_NE(run.err.find(dir.path().string()), std::string::npos) << row.name << ": " << run.err;
+  }
+}
+
+TEST(Cli, TokenizeGoesThereAndBack) {
+  const std::string text = "Once upon a time, \"caf\xc3\xa9\"";
+  const Finished ids = RunQuantd({"tokenize", "--model", DemoModel(), "--text", text});
+  ASSERT_EQ(ids.code, 0) << ids.err;
+  const Finished back =
+      RunQuantd({"tokenize", "--model", DemoModel(), "--decode", "--text", ids.out});
+  EXPECT_EQ(back.out, text + "\n");
+  const std::string line = nlohmann::json(text).dump() + "\n";
+  const Finished lines =
+      RunQuantd({"tokenize", "--model", DemoModel(), "--stdin-jsonl"}, line + line);
+  EXPECT_EQ(lines.out, ids.out + ids.out) << lines.err;
+  const Finished lines_back = RunQuantd(
+      {"tokenize", "--model", DemoModel(), "--stdin-jsonl", "--decode"}, ids.out + ids.out);
+  EXPECT_EQ(lines_back.out, line + line) << lines_back.err;
+  const Finished bad =
+      RunQuantd({"tokenize", "--model", DemoModel(), "--stdin-jsonl"}, line + "{}\n");
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_NE(bad.err.find("line 2"), std::string::npos) << bad.err;
+}
+
+// name -> rows of f32 of a safetensors file.
+std::map<std::string, std::vector<std::vector<float>>> ReadTensors(const std::string& path) {
+  const std::string bytes = ReadFile(path);
+  uint64_t header_size = 0;
+  std::memcpy(&header_size, bytes.data(), 8);
+  const auto header = nlohmann::json::parse(bytes.substr(8, header_size));
+  std::map<std::string, std::vector<std::vector<float>>> out;
+  for (const auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    const size_t rows = entry["shape"][0];
+    const size_t cols = entry["shape"][1];
+    size_t offset = 8 + header_size + entry["data_offsets"][0].get<size_t>();
+    for (size_t r = 0; r < rows; ++r, offset += cols * sizeof(float)) {
+      std::vector<float> row(cols);
+      std::memcpy(row.data(), bytes.data() + offset, cols * sizeof(float));
+      out[name].push_back(std::move(row));
+    }
+  }
+  return out;
+}
+
+TEST(Cli, LogitsOfAPrefixAreTheFirstRows) {
+  TempDir dir;
+  nlohmann::json whole;
+  nlohmann::json prefix;
+  for (int i = 0; i < 150; ++i) whole.push_back(1 + (i * 37) % 4000);
+  for (int i = 0; i < 70; ++i) prefix.push_back(whole[static_cast<size_t>(i)]);
+  const nlohmann::json both = {{{"token_ids", whole}}, {{"token_ids", prefix}}};
+  WriteFile(dir / "both.json", both.dump());
+  WriteFile(dir / "one.json", nlohmann::json{{"token_ids", prefix}}.dump());
+  for (const char* file : {"both", "one"}) {
+    const Finished run =
+        RunQuantd({"logits", "--model", DemoModel(), "--profile", "nf4-dq", "--tokens",
+                   dir / (std::string(file) + ".json"), "--out", dir / file});
+    ASSERT_EQ(run.code, 0) << run.err;
+  }
+  const auto both_tensors = ReadTensors(dir / "both");
+  const auto one_tensor = ReadTensors(dir / "one");
+  ASSERT_EQ(both_tensors.size(), 2u);
+  ASSERT_EQ(one_tensor.size(), 1u);
+  const auto& rows = both_tensors.at("logits.0");
+  ASSERT_EQ(rows.size(), 150u);
+  ASSERT_EQ(rows[0].size(), 4096u);
+  const std::vector<std::vector<float>> first(rows.begin(), rows.begin() + 70);
+  EXPECT_TRUE(both_tensors.at("logits.1") == first) << "the same bits, however long the rest is";
+  EXPECT_TRUE(one_tensor.at("logits") == first);
+  float largest = 0;
+  for (const float value : rows[149]) largest = std::max(largest, std::abs(value));
+  EXPECT_GT(largest, 0.5f);
+  EXPECT_LT(largest, 1000.0f);
+}
+
+TEST(Cli, ProfilesAreListedAndPrintedWhole) {
+  const Finished list = RunQuantd({"profiles"});
+  EXPECT_EQ(list.code, 0);
+  for (const char* name : {"nf4-dq", "int8", "bf16"})
+    EXPECT_NE(list.out.find(name), std::string::npos);
+  const Finished one = RunQuantd({"profiles", "nf4-dq"});
+  EXPECT_NE(one.out.find("bnb_4bit_use_double_quant: true"), std::string::npos) << one.out;
+}
+
+TEST(Cli, VersionAndHelp) {
+  EXPECT_EQ(RunQuantd({"version"}).out, std::string("quantd ") + QUANTD_VERSION + "\n");
+  const Finished help = RunQuantd({"generate", "--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_NE(help.out.find("--max-tokens"), std::string::npos);
+}
+
+TEST(Cli, LogprobsAndStopStringsWorkInProcess) {
+  const std::vector<std::string> common = {
+      "generate",         "--model",       DemoModel(), "--profile",    "nf4-dq", "--prompt",
+      "Once upon a time", "--temperature", "0",         "--max-tokens", "30"};
+  const Finished plain = RunQuantd(common);
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  const std::string word = plain.out.substr(plain.out.size() / 2, 5);
+  std::vector<std::string> stopping = common;
+  stopping.insert(stopping.end(), {"--stop", word, "--logprobs", "2"});
+  const Finished stopped = RunQuantd(stopping);
+  ASSERT_EQ(stopped.code, 0) << stopped.err;
+  EXPECT_EQ(stopped.out, plain.out.substr(0, plain.out.find(word)) + "\n");
+  EXPECT_GT(std::count(stopped.err.begin(), stopped.err.end(), '\n'), 1) << stopped.err;
+}
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,247 @@
+// Protocol to engine and back: defaults, limits and the names in messages.
+#include "server/grpc/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+ModelFacts Facts() {
+  ModelFacts facts;
+  facts.name = "m";
+  facts.vocab_size = 100;
+  facts.defaults.temperature = 0.25f;
+  facts.defaults.top_p = 0.75f;
+  facts.defaults.top_k = 11;
+  facts.defaults.min_p = 0.125f;
+  return facts;
+}
+
+v1::GenerateRequest Good() {
+  v1::GenerateRequest request;
+  request.set_text("hello");
+  return request;
+}
+
+TEST(Convert, AbsentFieldsTakeTheModelsDefaults) {
+  const auto prepared = ToPreparedRequest(Good(), Facts());
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  const SamplingParams& s = prepared->request.sampling;
+  EXPECT_EQ(s.temperature, 0.25f);
+  EXPECT_EQ(s.top_p, 0.75f);
+  EXPECT_EQ(s.top_k, 11);
+  EXPECT_EQ(s.min_p, 0.125f);
+  EXPECT_EQ(s.seed, std::nullopt);
+  EXPECT_EQ(s.max_tokens, 16);
+  EXPECT_EQ(s.min_tokens, 0);
+  EXPECT_EQ(s.logprobs, -1);
+  EXPECT_FALSE(s.ignore_eos);
+  EXPECT_TRUE(s.skip_special_tokens);
+  EXPECT_TRUE(prepared->add_special_tokens);
+  EXPECT_TRUE(prepared->has_text);
+  EXPECT_EQ(prepared->text, "hello");
+}
+
+TEST(Convert, ZeroIsNotAbsent) {
+  v1::GenerateRequest request = Good();
+  v1::SamplingParams* s = request.mutable_sampling();
+  s->set_temperature(0);
+  s->set_top_k(0);
+  s->set_min_p(0);
+  s->set_seed(0);
+  s->set_logprobs(0);
+  s->set_skip_special_tokens(false);
+  request.set_add_special_tokens(false);
+  const auto prepared = ToPreparedRequest(std::move(request), Facts());
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(prepared->request.sampling.temperature, 0.0f);
+  EXPECT_EQ(prepared->request.sampling.top_k, 0);
+  EXPECT_EQ(prepared->request.sampling.min_p, 0.0f);
+  EXPECT_EQ(prepared->request.sampling.seed, 0u);
+  EXPECT_EQ(prepared->request.sampling.logprobs, 0);
+  EXPECT_FALSE(prepared->request.sampling.skip_special_tokens);
+  EXPECT_FALSE(prepared->add_special_tokens);
+}
+
+TEST(Convert, EveryFieldArrives) {
+  v1::GenerateRequest request;
+  request.set_request_id("id");
+  request.set_model("m");
+  for (const int id : {1, 99, 0}) request.mutable_token_ids()->add_ids(id);
+  request.set_priority(-3);
+  request.set_bypass_prefix_cache(true);
+  v1::SamplingParams* s = request.mutable_sampling();
+  s->set_temperature(2);
+  s->set_top_p(0.5);
+  s->set_top_k(3);
+  s->set_min_p(1);
+  s->set_seed(UINT64_MAX);
+  s->set_max_tokens(9);
+  s->set_min_tokens(4);
+  s->add_stop("x");
+  s->add_stop_token_ids(5);
+  s->set_ignore_eos(true);
+  s->set_logprobs(20);
+  const auto prepared = ToPreparedRequest(std::move(request), Facts());
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  const Request& r = prepared->request;
+  EXPECT_EQ(r.id, "id");
+  EXPECT_EQ(r.prompt_ids, (std::vector<int32_t>{1, 99, 0}));
+  EXPECT_EQ(r.priority, -3);
+  EXPECT_TRUE(r.bypass_prefix_cache);
+  EXPECT_EQ(r.sampling.temperature, 2.0f);
+  EXPECT_EQ(r.sampling.top_p, 0.5f);
+  EXPECT_EQ(r.sampling.top_k, 3);
+  EXPECT_EQ(r.sampling.min_p, 1.0f);
+  EXPECT_EQ(r.sampling.seed, UINT64_MAX);
+  EXPECT_EQ(r.sampling.max_tokens, 9);
+  EXPECT_EQ(r.sampling.min_tokens, 4);
+  EXPECT_EQ(r.sampling.stop, std::vector<std::string>{"x"});
+  EXPECT_EQ(r.sampling.stop_token_ids, std::vector<int32_t>{5});
+  EXPECT_TRUE(r.sampling.ignore_eos);
+  EXPECT_EQ(r.sampling.logprobs, 20);
+  EXPECT_FALSE(prepared->has_text);
+}
+
+struct BadRequest {
+  const char* name;
+  std::function<void(v1::GenerateRequest&)> spoil;
+  absl::StatusCode code;
+  std::vector<std::string> message;
+};
+
+TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
+  constexpr auto kBad = absl::StatusCode::kInvalidArgument;
+  const auto s = [](v1::GenerateRequest& r) { return r.mutable_sampling(); };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  const BadRequest table[] = {
+      {"other model",
+       [](auto& r) { r.set_model("z"); },
+       absl::StatusCode::kNotFound,
+       {"model", "z", "m"}},
+      {"long id",
+       [](auto& r) { r.set_request_id(std::string(257, 'x')); },
+       kBad,
+       {"request_id", "257", "256"}},
+      {"no prompt", [](auto& r) { r.clear_prompt(); }, kBad, {"prompt", "text", "token_ids"}},
+      {"empty text", [](auto& r) { r.set_text(""); }, kBad, {"text", "empty"}},
+      {"no ids", [](auto& r) { r.mutable_token_ids(); }, kBad, {"token_ids.ids", "empty"}},
+      {"id -1",
+       [](auto& r) { r.mutable_token_ids()->add_ids(-1); },
+       kBad,
+       {"token_ids.ids[0]", "-1", "100"}},
+      {"id 100",
+       [](auto& r) { r.mutable_token_ids()->add_ids(100); },
+       kBad,
+       {"token_ids.ids[0]", "100"}},
+      {"temperature -1",
+       [&](auto& r) { s(r)->set_temperature(-1); },
+       kBad,
+       {"sampling.temperature", "-1"}},
+      {"temperature nan",
+       [&](auto& r) { s(r)->set_temperature(nan); },
+       kBad,
+       {"sampling.temperature", "nan"}},
+      {"temperature inf",
+       [&](auto& r) { s(r)->set_temperature(inf); },
+       kBad,
+       {"sampling.temperature", "inf"}},
+      {"top_p 0", [&](auto& r) { s(r)->set_top_p(0); }, kBad, {"sampling.top_p"}},
+      {"top_p 1.1", [&](auto& r) { s(r)->set_top_p(1.1f); }, kBad, {"sampling.top_p", "1.1"}},
+      {"top_p nan", [&](auto& r) { s(r)->set_top_p(nan); }, kBad, {"sampling.top_p", "nan"}},
+      {"top_k -5", [&](auto& r) { s(r)->set_top_k(-5); }, kBad, {"sampling.top_k", "-5"}},
+      {"min_p 2", [&](auto& r) { s(r)->set_min_p(2); }, kBad, {"sampling.min_p", "2"}},
+      {"max_tokens 0",
+       [&](auto& r) { s(r)->set_max_tokens(0); },
+       kBad,
+       {"sampling.max_tokens", "0"}},
+      {"max_tokens -1",
+       [&](auto& r) { s(r)->set_max_tokens(-1); },
+       kBad,
+       {"sampling.max_tokens", "-1"}},
+      {"min > max",
+       [&](auto& r) { s(r)->set_min_tokens(17); },
+       kBad,
+       {"sampling.min_tokens", "17"}},
+      {"10,000 stops",
+       [&](auto& r) {
+         for (int i = 0; i < 10000; ++i) s(r)->add_stop("x");
+       },
+       kBad,
+       {"sampling.stop", "10000", "16"}},
+      {"1 MB stop",
+       [&](auto& r) { s(r)->add_stop(std::string(1 << 20, 'x')); },
+       kBad,
+       {"sampling.stop", "1048576", "256"}},
+      {"empty stop", [&](auto& r) { s(r)->add_stop(""); }, kBad, {"sampling.stop"}},
+      {"stop id 100",
+       [&](auto& r) { s(r)->add_stop_token_ids(100); },
+       kBad,
+       {"sampling.stop_token_ids", "100"}},
+      {"logprobs -1", [&](auto& r) { s(r)->set_logprobs(-1); }, kBad, {"sampling.logprobs", "-1"}},
+      {"logprobs 21",
+       [&](auto& r) { s(r)->set_logprobs(21); },
+       kBad,
+       {"sampling.logprobs", "21", "20"}},
+  };
+  for (const BadRequest& row : table) {
+    v1::GenerateRequest request = Good();
+    row.spoil(request);
+    const absl::Status status = ToPreparedRequest(std::move(request), Facts()).status();
+    EXPECT_EQ(status.code(), row.code) << row.name << ": " << status;
+    for (const std::string& part : row.message) {
+      EXPECT_NE(Message(status).find(part), std::string::npos)
+          << row.name << ": " << status << " lacks " << part;
+    }
+  }
+}
+
+RequestUpdate Update(const std::string& text, int32_t id) {
+  RequestUpdate update;
+  update.text = text;
+  update.tokens.push_back({id, -0.5f, {{7, -0.25f}, {8, -1.0f}}});
+  update.usage = {3, 2, id};
+  return update;
+}
+
+TEST(Convert, MergedUpdatesLoseNothing) {
+  RequestUpdate merged = Update("ab", 1);
+  Merge(Update("cd", 2), &merged);
+  RequestUpdate last = Update("", 3);
+  last.finish_reason = FinishReason::kStop;
+  last.stop_reason = "END";
+  Merge(std::move(last), &merged);
+  const auto proto = ToStreamResponse("id", std::move(merged), true);
+  EXPECT_EQ(proto.request_id(), "id");
+  EXPECT_EQ(proto.text(), "abcd");
+  EXPECT_EQ(std::vector<int32_t>(proto.token_ids().begin(), proto.token_ids().end()),
+            (std::vector<int32_t>{1, 2, 3}));
+  ASSERT_EQ(proto.logprobs_size(), 3);
+  EXPECT_EQ(proto.logprobs(2).logprob(), -0.5f);
+  ASSERT_EQ(proto.logprobs(0).top_size(), 2);
+  EXPECT_EQ(proto.logprobs(0).top(1).token_id(), 8);
+  EXPECT_EQ(proto.logprobs(0).top(1).logprob(), -1.0f);
+  EXPECT_EQ(proto.finish_reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(proto.stop_reason(), "END");
+  EXPECT_EQ(proto.usage().prompt_tokens(), 3);
+  EXPECT_EQ(proto.usage().cached_tokens(), 2);
+  EXPECT_EQ(proto.usage().completion_tokens(), 3);
+}
+
+TEST(Convert, LogprobsOnlyWhenAskedFor) {
+  RequestUpdate update = Update("a", 1);
+  update.finish_reason = FinishReason::kLength;
+  const auto proto = ToResponse("", std::move(update), false);
+  EXPECT_EQ(proto.logprobs_size(), 0);
+  EXPECT_EQ(proto.finish_reason(), v1::FINISH_REASON_LENGTH);
+}
+
+}  // namespace
+}  // namespace quantd

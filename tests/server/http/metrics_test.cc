@@ -1,0 +1,98 @@
+// The Prometheus page, and the HTTP port as probes see it.
+#include "server/http/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include "server/http/http_server.h"
+#include "tests/server/http_get.h"
+
+namespace quantd {
+namespace {
+
+bool Has(const std::string& page, const std::string& line) {
+  return ("\n" + page).find("\n" + line + "\n") != std::string::npos;
+}
+
+TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
+  Metrics metrics("m", "nf4-dq", 512);
+  metrics.OnFirstToken(0.003);
+  metrics.OnInterTokenLatency(0.0015);
+  metrics.OnStep(8);
+  EngineObserver::Finished finished;
+  finished.reason = FinishReason::kLength;
+  finished.usage = {5, 0, 7};
+  finished.max_tokens = 7;
+  finished.total_seconds = 0.4;
+  metrics.OnFinished(finished);
+  EngineStats stats;
+  stats.running = 2;
+  stats.waiting = 3;
+  stats.kv_blocks_total = 8;
+  stats.kv_blocks_free = 6;
+  stats.prompt_tokens = 11;
+  stats.prefix_cache_hits = 4;
+  MemoryAccount memory;
+  memory.Add(MemoryComponent::kWeights, 123);
+  const std::string page = metrics.Render(stats, &memory);
+  const std::string labels = "{model_name=\"m\",profile=\"nf4-dq\"}";
+  for (const std::string& line : {
+           "quantd_num_requests_running" + labels + " 2",
+           "quantd_num_requests_waiting" + labels + " 3",
+           "quantd_kv_cache_usage_perc" + labels + " 0.25",
+           "quantd_prompt_tokens_total" + labels + " 11",
+           "quantd_prefix_cache_hits_total" + labels + " 4",
+           std::string("# TYPE quantd_prompt_tokens_total counter"),
+           std::string("# TYPE quantd_time_to_first_token_seconds histogram"),
+           std::string("quantd_memory_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
+                       "\"weights\"} 123"),
+           std::string("quantd_time_to_first_token_seconds_bucket{model_name=\"m\",profile=\"nf4-"
+                       "dq\",le=\"0.001\"} 0"),
+           std::string("quantd_time_to_first_token_seconds_bucket{model_name=\"m\",profile=\"nf4-"
+                       "dq\",le=\"0.005\"} 1"),
+           std::string("quantd_inter_token_latency_seconds_bucket{model_name=\"m\",profile=\"nf4-"
+                       "dq\",le=\"0.002\"} 1"),
+           "quantd_e2e_request_latency_seconds_count" + labels + " 1",
+           "quantd_request_prompt_tokens_sum" + labels + " 5",
+           "quantd_request_generation_tokens_sum" + labels + " 7",
+           "quantd_iteration_tokens_total_sum" + labels + " 8",
+       }) {
+    EXPECT_TRUE(Has(page, line)) << "lacks " << line << "\n" << page;
+  }
+  EXPECT_NE(page.find("finished_reason=\"length\""), std::string::npos);
+  EXPECT_NE(page.find("le=\"500\""), std::string::npos);
+  EXPECT_EQ(
+      page.find(
+          "quantd_request_prompt_tokens_bucket{model_name=\"m\",profile=\"nf4-dq\",le=\"1000\""),
+      std::string::npos)
+      << "buckets end at the context";
+}
+
+TEST(HttpServer, ProbesFollowTheServersState) {
+  Serving serving;
+  const auto server =
+      HttpServer::Start("127.0.0.1:0", serving, [] { return std::string("page\n"); });
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string address = (*server)->address();
+  EXPECT_EQ(test::HttpGet(address, "/livez").status, 200);
+  EXPECT_EQ(test::HttpGet(address, "/readyz").status, 503);
+  EXPECT_EQ(test::HttpGet(address, "/readyz").body, "loading\n");
+  ServedModel model;
+  serving.SetReady(&model);
+  EXPECT_EQ(test::HttpGet(address, "/readyz").status, 200);
+  serving.SetDraining();
+  EXPECT_EQ(test::HttpGet(address, "/readyz").status, 503);
+  EXPECT_EQ(test::HttpGet(address, "/livez").status, 200);
+  EXPECT_EQ(test::HttpGet(address, "/metrics").body, "page\n");
+  EXPECT_EQ(test::HttpGet(address, "/nothing").status, 404);
+}
+
+TEST(HttpServer, SecondServerOnAPortFails) {
+  Serving serving;
+  const auto first = HttpServer::Start("127.0.0.1:0", serving, [] { return std::string(); });
+  ASSERT_TRUE(first.ok());
+  const auto second = HttpServer::Start((*first)->address(), serving, [] { return std::string(); });
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace quantd

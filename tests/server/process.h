@@ -1,0 +1,82 @@
+// Process: the real `quantd` binary as a child, with its output.
+#pragma once
+
+#include <sys/types.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace quantd::test {
+
+class Process {
+ public:
+  /// Starts quantd with `arguments` and `input` on its stdin.
+  explicit Process(std::vector<std::string> arguments, const std::string& input = "");
+  ~Process();  // kills what still runs
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  pid_t pid() const { return pid_; }
+  void Signal(int signal);
+  /// Exit code; 128 + signal when a signal ended it; -1 when it still runs after `seconds`.
+  int Wait(double seconds = 20);
+  /// Everything so far.
+  std::string out() const { return Text(0); }
+  std::string err() const { return Text(1); }
+  /// Waits until stderr (or, with `in_stdout`, stdout) contains `text`, or the process has closed
+  /// it.
+  bool WaitFor(const std::string& text, double seconds = 20, bool in_stdout = false);
+
+ private:
+  struct Stream {
+    int fd = -1;
+    bool closed = false;
+    std::string text;
+    std::thread thread;
+  };
+  std::string Text(int i) const;
+
+  pid_t pid_ = -1;
+  bool reaped_ = false;
+  int exit_code_ = -1;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Stream streams_[2];
+};
+
+/// Runs to the end.
+struct Finished {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+Finished RunQuantd(const std::vector<std::string>& arguments, const std::string& input = "");
+
+/// `quantd serve` on free ports with demo/model under nf4-dq.
+class ServerProcess {
+ public:
+  explicit ServerProcess(const std::vector<std::string>& overrides = {}, bool wait_ready = true);
+
+  Process& process() { return *process_; }
+  bool ready() const { return ready_; }
+  const std::string& grpc() const { return grpc_; }
+  const std::string& http() const { return http_; }
+  /// Open file descriptors and threads, from /proc.
+  int OpenFiles() const;
+  int Threads() const;
+
+ private:
+  std::unique_ptr<Process> process_;
+  bool ready_ = false;
+  std::string grpc_;
+  std::string http_;
+};
+
+/// demo/model's folder.
+std::string DemoModel();
+
+}  // namespace quantd::test
