@@ -184,10 +184,18 @@ float UniformOf(uint64_t seed, uint32_t sequence_index, uint32_t position) {
   return static_cast<float>(words[0] >> 8) * 0x1p-24f;
 }
 
+bool LogitsAreSound(std::span<const float> logits) {
+  // No early exit, so that the loop vectorizes: a broken row is rare.
+  bool sound = true;
+  for (const float x : logits) sound &= x < std::numeric_limits<float>::infinity();
+  return sound;
+}
+
 void SampleRow(std::span<const float> logits, const SampleParams& params,
                std::span<TokenLogprob> scratch, SampleResult& result) {
   QUANTD_CHECK(!logits.empty() && scratch.size() >= 2 * logits.size(),
                "{} logits, {} scratch entries", logits.size(), scratch.size());
+  result.finite = LogitsAreSound(logits);
   result.token_id = params.temperature > 0.0f ? Draw(logits, params, scratch)
                                               : Best(logits, params.banned_ids).token_id;
   if (params.num_logprobs > 0) Report(logits, params.num_logprobs, scratch, result);

@@ -34,7 +34,7 @@ struct SampleResult {
   int32_t token_id = 0;
   float logprob = 0.0f;             // of token_id, as in TokenLogprob; set when num_logprobs > 0
   std::span<TokenLogprob> top;      // caller's room for num_logprobs entries; filled, most likely first
-  bool finite = true;               // set false by SampleRow when a logit of the row is NaN or +inf
+  bool finite = true;               // LogitsAreSound of the row
 };
 
 /// Philox4x32-10 (Salmon et al., SC 2011): four 32-bit random words of (counter, key).
@@ -42,6 +42,9 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 
 /// The uniform number in [0, 1) of a draw, 24 bits.
 float UniformOf(uint64_t seed, uint32_t sequence_index, uint32_t position);
+
+/// False when a logit is NaN or +inf: the computation broke. -inf is a legitimate "never".
+bool LogitsAreSound(std::span<const float> logits);
 
 /// Draws from `logits` [vocab]. `scratch` has room for 2 * vocab entries of TokenLogprob and is overwritten.
 /// NaN logits count as -inf; a row with no finite logit gives token 0.

@@ -187,6 +187,7 @@ class CpuBackend : public Backend {
       const float* values = logits.Row<float>(i);
       if (IsPlainGreedy(params[row])) {
         results[row].token_id = elementwise_.arg_max(values, logits.cols);
+        results[row].finite = LogitsAreSound({values, vocab});
       } else {
         auto* entries = reinterpret_cast<TokenLogprob*>(candidates + worker * candidates_stride_);
         SampleRow({values, vocab}, params[row], {entries, 2 * vocab}, results[row]);

@@ -246,6 +246,13 @@ int32_t SampleBySorting(const std::vector<float>& logits, const SampleParams& p)
   return order.back();
 }
 
+TEST(SampleRow, SaysWhetherTheRowIsSound) {
+  const float inf = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(LogitsAreSound(std::vector<float>{1.0f, -2.0f, -inf}));
+  EXPECT_FALSE(LogitsAreSound(std::vector<float>{1.0f, inf}));
+  EXPECT_FALSE(LogitsAreSound(std::vector<float>{kNan, 1.0f}));
+}
+
 TEST(SampleRow, EqualsTheDefinitionBySortingOnLargeRows) {
   std::mt19937 random(4);
   std::normal_distribution<float> normal(0.0f, 3.0f);

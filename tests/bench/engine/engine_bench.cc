@@ -162,6 +162,7 @@ struct ProfileResult {
   int64_t resident_bytes = 0;   // the model: weights, norms, embedding
   int64_t step_bytes = 0;       // of weights read by one step
   int64_t peak_load_bytes = 0;  // ours, while loading
+  int64_t rss = 0;              // VmRSS after the measurements
   int64_t peak_rss = 0;         // VmHWM, KV cache and everything included
   int32_t prefill_tokens = 0;
   double prefill = 0;            // tokens/s
@@ -231,6 +232,7 @@ absl::StatusOr<ProfileResult> Measure(const Flags& flags, const std::filesystem:
     }
     result.decode[batch] = Median(speeds);
   }
+  result.rss = ResidentBytes();
   result.peak_rss = PeakResidentBytes();
   return result;
 }
@@ -275,6 +277,7 @@ void PrintJson(const Flags& flags, double bandwidth, const std::vector<ProfileRe
                                {"bits_per_weight", r.bits_per_weight},
                                {"resident_bytes", r.resident_bytes},
                                {"peak_load_bytes", r.peak_load_bytes},
+                               {"rss_bytes", r.rss},
                                {"peak_rss_bytes", r.peak_rss},
                                {"bytes_per_step", r.step_bytes},
                                {"prefill_tokens", r.prefill_tokens},

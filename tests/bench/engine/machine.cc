@@ -24,6 +24,15 @@ uint64_t Sum(const uint64_t* data, size_t count) {
   return total;
 }
 
+/// A memory figure of /proc/self/status; 0 where there is none.
+int64_t StatusBytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(key, 0) == 0) return std::stoll(line.substr(key.size())) * 1024;
+  }
+  return 0;
+}
+
 }  // namespace
 
 double MeasureReadBandwidth(int threads) {
@@ -49,13 +58,8 @@ double MeasureReadBandwidth(int threads) {
   return best;
 }
 
-int64_t PeakResidentBytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind("VmHWM:", 0) == 0) return std::stoll(line.substr(6)) * 1024;
-  }
-  return 0;
-}
+int64_t PeakResidentBytes() { return StatusBytes("VmHWM:"); }
+int64_t ResidentBytes() { return StatusBytes("VmRSS:"); }
 
 bool ResetPeakResident() {
   std::ofstream clear("/proc/self/clear_refs");

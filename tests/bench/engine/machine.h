@@ -9,6 +9,8 @@ namespace quantd {
 /// several passes, as anything else on the machine only takes away.
 double MeasureReadBandwidth(int threads);
 
+/// Resident bytes of this process now (VmRSS).
+int64_t ResidentBytes();
 /// Peak resident bytes of this process since ResetPeakResident (VmHWM).
 int64_t PeakResidentBytes();
 /// Begins a new peak. False where the kernel does not allow it: peaks then only grow.

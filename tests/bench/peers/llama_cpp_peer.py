@@ -6,7 +6,7 @@
 Both engines hold the same shape with random weights (speed only, no quality claim). Rounds alternate
 between the two, so that both see the same load of the machine; medians are compared. For each:
 prefill of 512 tokens, decode of 128 tokens at batch 1, decode of 64 tokens at batch 8 (tokens per second
-over all sequences), resident memory (VmHWM of a process that does only this). Needs numpy, gguf and
+over all sequences), resident memory (VmRSS of a process that does only this, at the end). Needs numpy, gguf and
 llama-cpp-python; `./dev bench` installs them.
 """
 import argparse
@@ -71,9 +71,9 @@ def peer_model(folder, shape, ftype):
     return target
 
 
-def vm_hwm():
+def vm_rss():
     for line in open("/proc/self/status"):
-        if line.startswith("VmHWM"):
+        if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024
 
 
@@ -118,7 +118,7 @@ def run_llama(path, threads):
 
     decode(1, 4)
     result = {"prefill": prefill(), "decode_1": decode(1, DECODE), "decode_8": decode(BATCH, BATCH_DECODE),
-              "rss": vm_hwm()}
+              "rss": vm_rss()}
     print("RESULT " + json.dumps(result))
 
 
@@ -131,8 +131,14 @@ def child_result(command):
 
 
 def run_quantd(args, profile):
-    return child_result([args.engine_bench, "--shape", args.shape, "--profiles", profile, "--threads", args.threads,
-                         "--models", args.models, "--peer-round"])
+    done = subprocess.run([args.engine_bench, "--shape", args.shape, "--profiles", profile, "--threads", str(args.threads),
+                           "--batches", f"1,{BATCH}", "--json"], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"engine_bench failed ({done.returncode}):\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout)["profiles"][0]
+    decode = result["decode_tokens_per_second"]
+    return {"prefill": result["prefill_tokens_per_second"], "decode_1": decode["1"], "decode_8": decode[str(BATCH)],
+            "rss": result["rss_bytes"]}
 
 
 def main():
@@ -160,7 +166,7 @@ def main():
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
     table = {name: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]} for name, rounds in runs.items()}
     print(f"{args.shape}, {args.threads} threads, medians of {args.rounds} alternating rounds, tokens/s")
-    print(f"{'':20}{'prefill 512':>12}{'decode b1':>11}{'decode b8':>11}{'peak RSS MB':>13}")
+    print(f"{'':20}{'prefill 512':>12}{'decode b1':>11}{'decode b8':>11}{'RSS MB':>13}")
     for name, r in table.items():
         print(f"{name:20}{r['prefill']:12.1f}{r['decode_1']:11.1f}{r['decode_8']:11.1f}{r['rss'] / 1e6:13.0f}")
     if args.json:
