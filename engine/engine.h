@@ -3,8 +3,8 @@
 //   ASSIGN_OR_RETURN(auto engine, Engine::Create(*backend, std::move(loaded), tokenizer, options));
 //   ASSIGN_OR_RETURN(RequestHandle handle, engine->Submit(std::move(request), sink));
 //
-// One engine thread owns scheduler, KV cache, model and sampler; Submit and Cancel talk to it through a
-// bounded inbox and may be called from any thread.
+// One engine thread owns scheduler, KV cache, model and sampler; Submit and Cancel talk to it
+// through a bounded inbox and may be called from any thread.
 #pragma once
 
 #include <chrono>
@@ -28,7 +28,7 @@ struct EngineOptions {
   int32_t num_kv_blocks = 0;             // instead of kv_cache_bytes, when positive
   int32_t max_model_len = 0;             // context; 0: the model's max_position_embeddings
   bool enable_prefix_caching = true;
-  int32_t pipeline_depth = 0;            // 0: a step is completed before the next is planned; 1: one ahead
+  int32_t pipeline_depth = 0;  // 0: a step is completed before the next is planned; 1: one ahead
 };
 
 /// Hears what happens, for metrics. Called from the engine thread; must not block.
@@ -54,8 +54,8 @@ class EngineObserver {
 struct EngineStats {
   int64_t waiting = 0;
   int64_t running = 0;
-  int64_t kv_blocks_total = 0;   // usable ones: without the reserved block
-  int64_t kv_blocks_free = 0;    // free or only held by the prefix cache
+  int64_t kv_blocks_total = 0;       // usable ones: without the reserved block
+  int64_t kv_blocks_free = 0;        // free or only held by the prefix cache
   int64_t prefix_cache_queries = 0;  // tokens looked up
   int64_t prefix_cache_hits = 0;     // tokens found
   int64_t preemptions = 0;
@@ -68,9 +68,9 @@ using RequestHandle = uint64_t;
 
 class Engine {
  public:
-  /// `backend` and `tokenizer` must outlive the engine. `tokenizer` may be null: updates then carry no
-  /// text, and stop strings are refused. INVALID_ARGUMENT for options that contradict each other,
-  /// RESOURCE_EXHAUSTED when the KV cache does not fit.
+  /// `backend` and `tokenizer` must outlive the engine. `tokenizer` may be null: updates then carry
+  /// no text, and stop strings are refused. INVALID_ARGUMENT for options that contradict each
+  /// other, RESOURCE_EXHAUSTED when the KV cache does not fit.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend& backend, LoadedModel model,
                                                         const Tokenizer* tokenizer,
                                                         const EngineOptions& options,
@@ -78,13 +78,14 @@ class Engine {
   virtual ~Engine() = default;  // cancels what is live, joins the engine thread
 
   /// Checks the request and queues it. On error nothing was taken and the sink is never called.
-  /// INVALID_ARGUMENT (a field, the prompt's length against the context), RESOURCE_EXHAUSTED (queue full),
-  /// DEADLINE_EXCEEDED (already past), UNAVAILABLE (draining or dead).
-  virtual absl::StatusOr<RequestHandle> Submit(Request request, std::shared_ptr<RequestSink> sink) = 0;
+  /// INVALID_ARGUMENT (a field, the prompt's length against the context), RESOURCE_EXHAUSTED (queue
+  /// full), DEADLINE_EXCEEDED (already past), UNAVAILABLE (draining or dead).
+  virtual absl::StatusOr<RequestHandle> Submit(Request request,
+                                               std::shared_ptr<RequestSink> sink) = 0;
   /// Ends a request within one step with kCancelled; unknown or finished handles are ignored.
   virtual void Cancel(RequestHandle handle) = 0;
-  /// Takes no more requests and waits until the live ones are finished or `timeout` passed; those left
-  /// are cancelled. Returns how many were cancelled.
+  /// Takes no more requests and waits until the live ones are finished or `timeout` passed; those
+  /// left are cancelled. Returns how many were cancelled.
   virtual int64_t Drain(std::chrono::milliseconds timeout) = 0;
   virtual EngineStats Stats() const = 0;
 

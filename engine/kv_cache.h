@@ -1,4 +1,5 @@
-// KvCache: the bytes of the paged KV cache, all layers. Who may write where is BlockPool's business.
+// KvCache: the bytes of the paged KV cache, all layers. Who may write where is BlockPool's
+// business.
 #pragma once
 
 #include <cstdint>

@@ -17,17 +17,18 @@ using Clock = std::chrono::steady_clock;
 
 /// Names and defaults are the field's (OpenAI's, vLLM's).
 struct SamplingParams {
-  float temperature = 1.0f;  // >= 0, finite; 0 is greedy
-  float top_p = 1.0f;        // (0, 1]
-  int32_t top_k = 0;         // 0: off
-  float min_p = 0.0f;        // [0, 1]
+  float temperature = 1.0f;      // >= 0, finite; 0 is greedy
+  float top_p = 1.0f;            // (0, 1]
+  int32_t top_k = 0;             // 0: off
+  float min_p = 0.0f;            // [0, 1]
   std::optional<uint64_t> seed;  // absent: drawn when the request is submitted
-  int32_t max_tokens = 16;   // >= 1; prompt + max_tokens must fit the context
-  int32_t min_tokens = 0;    // stop ids are not drawn, stop strings not looked for, before this many
-  std::vector<std::string> stop;        // at most 16 strings of at most 256 bytes
+  int32_t max_tokens = 16;       // >= 1; prompt + max_tokens must fit the context
+  int32_t min_tokens = 0;  // stop ids are not drawn, stop strings not looked for, before this many
+  std::vector<std::string> stop;  // at most 16 strings of at most 256 bytes
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  int32_t logprobs = -1;     // -1: none; 0: of the drawn token; N: and of the N most likely (at most 20)
+  int32_t logprobs =
+      -1;  // -1: none; 0: of the drawn token; N: and of the N most likely (at most 20)
   bool skip_special_tokens = true;
 };
 
@@ -36,10 +37,10 @@ struct SamplingParams {
 absl::Status ValidateSampling(const SamplingParams& params, int64_t vocab_size);
 
 struct Request {
-  std::string id;                       // for logs; need not be unique
-  std::vector<int32_t> prompt_ids;      // at least one
+  std::string id;                   // for logs; need not be unique
+  std::vector<int32_t> prompt_ids;  // at least one
   SamplingParams sampling;
-  int32_t priority = 0;                 // smaller runs first; first come first served among equals
+  int32_t priority = 0;  // smaller runs first; first come first served among equals
   std::optional<Clock::time_point> deadline;
   bool bypass_prefix_cache = false;
 };
@@ -56,7 +57,7 @@ struct TokenOutput {
 
 struct Usage {
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;      // of the prompt, taken from the prefix cache
+  int32_t cached_tokens = 0;  // of the prompt, taken from the prefix cache
   int32_t completion_tokens = 0;
 };
 
@@ -64,19 +65,20 @@ struct Usage {
 struct RequestUpdate {
   std::string text;
   std::vector<TokenOutput> tokens;
-  Usage usage;                                 // so far
-  std::optional<FinishReason> finish_reason;   // set on the last update
-  std::string stop_reason;                     // the stop string or id that ended it, else empty
-  absl::Status status;                         // why, for kCancelled and kError
+  Usage usage;                                // so far
+  std::optional<FinishReason> finish_reason;  // set on the last update
+  std::string stop_reason;                    // the stop string or id that ended it, else empty
+  absl::Status status;                        // why, for kCancelled and kError
 };
 
-/// Receives a request's updates. Called from the engine thread: must return quickly and never block.
-/// After the update with a finish_reason nothing more comes.
+/// Receives a request's updates. Called from the engine thread: must return quickly and never
+/// block. After the update with a finish_reason nothing more comes.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
   virtual void OnUpdate(RequestUpdate update) = 0;
-  /// True while the reader is too far behind: the engine gives this request no more steps until false.
+  /// True while the reader is too far behind: the engine gives this request no more steps until
+  /// false.
   virtual bool Stalled() const { return false; }
 };
 

@@ -1,15 +1,16 @@
 // Backend: executes ops. The narrow waist between models (engine/models) and numerics (kernels/*).
 //
-// No model and no request in it: an op sees matrices, packed weights and the paged KV cache. `ref` is
-// plain loops and the oracle of the tests, `cpu` the embedded default, `cuda` what quantd exists for.
+// No model and no request in it: an op sees matrices, packed weights and the paged KV cache. `ref`
+// is plain loops and the oracle of the tests, `cpu` the embedded default, `cuda` what quantd exists
+// for.
 //
 // Threads: one backend belongs to one engine thread; only CreatePacked/PackRows may run on loader
 // threads. Errors: ops return void. Shapes are the caller's duty and CHECKed; a device that fails
 // reports it from Synchronize().
 //
 // Rounding: activations between ops are in the compute dtype (the dtype of the views); sums, norms,
-// softmax, rope and logits are f32 inside an op and rounded once when stored. Results of a row do not
-// depend on the other rows of a batch (except ActivationQuant::OutlierScope::kCall).
+// softmax, rope and logits are f32 inside an op and rounded once when stored. Results of a row do
+// not depend on the other rows of a batch (except ActivationQuant::OutlierScope::kCall).
 #pragma once
 
 #include <cstdint>
@@ -58,8 +59,8 @@ class PackedWeight {
   std::vector<RowSegment> segments_;
 };
 
-/// The paged KV cache of one layer. Both halves are [num_blocks, num_kv_heads, block_size, head_dim] of
-/// `dtype`. Block 0 is reserved: padding writes go there.
+/// The paged KV cache of one layer. Both halves are [num_blocks, num_kv_heads, block_size,
+/// head_dim] of `dtype`. Block 0 is reserved: padding writes go there.
 struct KvLayer {
   DType dtype = DType::kBF16;
   void* k = nullptr;
@@ -77,10 +78,10 @@ struct KvLayer {
 
 /// Where the rows of a step live. All arrays are in backend memory; the counts are host values.
 struct AttentionBatch {
-  std::span<const int32_t> positions;      // [rows] position of each row in its sequence
-  std::span<const int32_t> slots;          // [rows] block * block_size + offset this row's K, V go to
-  std::span<const int32_t> seq_of_row;     // [rows] sequence (0..num_seqs-1) of each row
-  std::span<const int32_t> block_tables;   // [num_seqs, max_blocks] block ids, in order
+  std::span<const int32_t> positions;   // [rows] position of each row in its sequence
+  std::span<const int32_t> slots;       // [rows] block * block_size + offset this row's K, V go to
+  std::span<const int32_t> seq_of_row;  // [rows] sequence (0..num_seqs-1) of each row
+  std::span<const int32_t> block_tables;  // [num_seqs, max_blocks] block ids, in order
   int32_t num_seqs = 0;
   int32_t max_blocks = 0;
 };
@@ -89,7 +90,7 @@ struct AttentionSpec {
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;  // divides num_heads
   int32_t head_dim = 0;
-  float scale = 0.0f;        // 1 / sqrt(head_dim), usually
+  float scale = 0.0f;  // 1 / sqrt(head_dim), usually
 };
 
 enum class Activation : uint8_t { kSilu };
@@ -111,25 +112,29 @@ class Backend {
   MemoryAccount& memory() { return memory_; }
   const MemoryAccount& memory() const { return memory_; }
 
-  // ---- memory and weights -------------------------------------------------------------------------
+  // ---- memory and weights
+  // -------------------------------------------------------------------------
   /// 64-byte aligned, zeroed. RESOURCE_EXHAUSTED naming component and bytes when there is no room.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryComponent component) = 0;
   virtual void Upload(const void* host, size_t bytes, void* device) = 0;
   virtual void Download(const void* device, size_t bytes, void* host) = 0;
 
-  /// An empty packed weight of sum(segments.rows) x k; UNIMPLEMENTED when the format has no kernel here.
-  /// Codes are booked to `component`, scales to kScales.
+  /// An empty packed weight of sum(segments.rows) x k; UNIMPLEMENTED when the format has no kernel
+  /// here. Codes are booked to `component`, scales to kScales.
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> CreatePacked(
       const QuantFormat& format, int64_t k, std::vector<RowSegment> segments,
       MemoryComponent component) = 0;
   /// Fills segment `segment` from `matrix` (same format and k, n == segment.rows). Each once.
-  virtual absl::Status PackRows(PackedWeight& weight, size_t segment, const QuantizedMatrix& matrix) = 0;
+  virtual absl::Status PackRows(PackedWeight& weight, size_t segment,
+                                const QuantizedMatrix& matrix) = 0;
 
-  // ---- ops ----------------------------------------------------------------------------------------
+  // ---- ops
+  // ----------------------------------------------------------------------------------------
   /// out[i] = table row ids[i]. `table` is plain (not quantized), so a tied head shares its bytes.
   virtual void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) = 0;
 
-  /// out = x / rms(x) * weight, rms over cols with `eps` added to the mean square. weight: f32 [cols].
+  /// out = x / rms(x) * weight, rms over cols with `eps` added to the mean square. weight: f32
+  /// [cols].
   virtual void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) = 0;
 
   /// residual += x (rounded to the compute dtype), then out = RmsNorm(residual).
@@ -140,15 +145,16 @@ class Backend {
   virtual void Linear(const PackedWeight& w, const ActivationQuant& activation, TensorView x,
                       const float* bias, TensorView y) = 0;
 
-  /// Rotates q [rows, heads * d] in place and stores rotated k and v [rows, kv_heads * d] in the cache at
-  /// batch.slots. cos_sin: f32 [max_positions, d], the d/2 cosines then the d/2 sines; halves of a head
-  /// are paired (i, i + d/2) as Hugging Face does.
+  /// Rotates q [rows, heads * d] in place and stores rotated k and v [rows, kv_heads * d] in the
+  /// cache at batch.slots. cos_sin: f32 [max_positions, d], the d/2 cosines then the d/2 sines;
+  /// halves of a head are paired (i, i + d/2) as Hugging Face does.
   virtual void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
                               const AttentionSpec& spec, const AttentionBatch& batch,
                               const KvLayer& cache) = 0;
 
-  /// Causal attention of q [rows, heads * d] over the cache (this step's K, V included), f32 softmax.
-  /// Keys are folded in fixed tiles from position 0, so a row's result does not depend on chunking.
+  /// Causal attention of q [rows, heads * d] over the cache (this step's K, V included), f32
+  /// softmax. Keys are folded in fixed tiles from position 0, so a row's result does not depend on
+  /// chunking.
   virtual void Attention(TensorView q, const AttentionSpec& spec, const AttentionBatch& batch,
                          const KvLayer& cache, TensorView out) = 0;
 
@@ -158,17 +164,18 @@ class Backend {
   /// out[i] = x[rows[i]].
   virtual void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) = 0;
 
-  /// For every i with source[i] >= 0: ids[i] = sampled[source[i]]. Lets a step start before the host has
-  /// seen the tokens of the step before.
+  /// For every i with source[i] >= 0: ids[i] = sampled[source[i]]. Lets a step start before the
+  /// host has seen the tokens of the step before.
   virtual void FeedBackTokens(std::span<int32_t> ids, std::span<const int32_t> source,
                               std::span<const int32_t> sampled) = 0;
 
-  /// Draws one token a row of logits [rows, vocab] f32 by kernels/sampling.h; `sampled` [rows] is backend
-  /// memory for FeedBackTokens, `results` [rows] is host memory, valid after Synchronize().
+  /// Draws one token a row of logits [rows, vocab] f32 by kernels/sampling.h; `sampled` [rows] is
+  /// backend memory for FeedBackTokens, `results` [rows] is host memory, valid after Synchronize().
   virtual void Sample(TensorView logits, std::span<const SampleParams> params,
                       std::span<int32_t> sampled, std::span<SampleResult> results) = 0;
 
-  // ---- execution ----------------------------------------------------------------------------------
+  // ---- execution
+  // ----------------------------------------------------------------------------------
   /// Runs `step`; a backend that captures graphs may replay the one captured for `key` instead.
   virtual void Run(uint64_t key, const std::function<void()>& step) {
     (void)key;

@@ -1,6 +1,6 @@
-// MemoryAccount: bytes taken now, and at most, by component. Every Buffer books itself here, so that
-// what a model, its KV cache and its workspace really take can be compared with the plan and exported.
-// Thread-safe.
+// MemoryAccount: bytes taken now, and at most, by component. Every Buffer books itself here, so
+// that what a model, its KV cache and its workspace really take can be compared with the plan and
+// exported. Thread-safe.
 #pragma once
 
 #include <array>
@@ -12,11 +12,11 @@
 namespace quantd {
 
 enum class MemoryComponent : uint8_t {
-  kWeights,      // codes of quantized linears, and plain linears
-  kScales,       // scales, zeros, nested statistics, per-row corrections
-  kEmbedding,    // token embedding (and a tied head)
-  kHead,         // output head when it is not tied
-  kNorms,        // norm weights, biases, rope tables
+  kWeights,    // codes of quantized linears, and plain linears
+  kScales,     // scales, zeros, nested statistics, per-row corrections
+  kEmbedding,  // token embedding (and a tied head)
+  kHead,       // output head when it is not tied
+  kNorms,      // norm weights, biases, rope tables
   kKvCache,
   kActivations,  // step buffers of the model
   kWorkspace,    // scratch of kernels, step arrays, logits

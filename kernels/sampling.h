@@ -1,9 +1,9 @@
 // Sampling of one row of logits: the definition every backend's Backend::Sample follows.
 //
-// Order: banned ids -> temperature -> top_k -> min_p -> top_p -> one draw. Greedy (temperature 0) takes
-// the largest logit, lowest id on ties. The random number of a draw is Philox4x32-10 of
-// (seed, index of n, position), so that a seed gives the same tokens on every backend, in any batch, and
-// after preemption.
+// Order: banned ids -> temperature -> top_k -> min_p -> top_p -> one draw. Greedy (temperature 0)
+// takes the largest logit, lowest id on ties. The random number of a draw is Philox4x32-10 of
+// (seed, index of n, position), so that a seed gives the same tokens on every backend, in any
+// batch, and after preemption.
 #pragma once
 
 #include <array>
@@ -19,9 +19,9 @@ struct SampleParams {
   float top_p = 1.0f;        // (0, 1]
   float min_p = 0.0f;        // [0, 1]
   uint64_t seed = 0;
-  uint32_t sequence_index = 0;  // which of a request's n sequences
-  uint32_t position = 0;        // of the token to be drawn, prompt included
-  int32_t num_logprobs = 0;     // how many of the most likely tokens to report
+  uint32_t sequence_index = 0;               // which of a request's n sequences
+  uint32_t position = 0;                     // of the token to be drawn, prompt included
+  int32_t num_logprobs = 0;                  // how many of the most likely tokens to report
   std::span<const int32_t> banned_ids = {};  // never drawn (stop ids before min_tokens)
 };
 
@@ -32,9 +32,9 @@ struct TokenLogprob {
 
 struct SampleResult {
   int32_t token_id = 0;
-  float logprob = 0.0f;             // of token_id, as in TokenLogprob; set when num_logprobs > 0
-  std::span<TokenLogprob> top;      // caller's room for num_logprobs entries; filled, most likely first
-  bool finite = true;               // LogitsAreSound of the row
+  float logprob = 0.0f;         // of token_id, as in TokenLogprob; set when num_logprobs > 0
+  std::span<TokenLogprob> top;  // caller's room for num_logprobs entries; filled, most likely first
+  bool finite = true;           // LogitsAreSound of the row
 };
 
 /// Philox4x32-10 (Salmon et al., SC 2011): four 32-bit random words of (counter, key).
@@ -46,8 +46,8 @@ float UniformOf(uint64_t seed, uint32_t sequence_index, uint32_t position);
 /// False when a logit is NaN or +inf: the computation broke. -inf is a legitimate "never".
 bool LogitsAreSound(std::span<const float> logits);
 
-/// Draws from `logits` [vocab]. `scratch` has room for 2 * vocab entries of TokenLogprob and is overwritten.
-/// NaN logits count as -inf; a row with no finite logit gives token 0.
+/// Draws from `logits` [vocab]. `scratch` has room for 2 * vocab entries of TokenLogprob and is
+/// overwritten. NaN logits count as -inf; a row with no finite logit gives token 0.
 void SampleRow(std::span<const float> logits, const SampleParams& params,
                std::span<TokenLogprob> scratch, SampleResult& result);
 

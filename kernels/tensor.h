@@ -1,7 +1,9 @@
-// TensorView, Buffer, Tensor: what ops read and write. A view never owns; a Buffer is move-only memory
-// of one backend, booked to a component of its MemoryAccount; a Tensor is a Buffer with its shape.
+// TensorView, Buffer, Tensor: what ops read and write. A view never owns; a Buffer is move-only
+// memory of one backend, booked to a component of its MemoryAccount; a Tensor is a Buffer with its
+// shape.
 //
-// One vocabulary of dimensions everywhere: m rows or tokens, n outputs, k inputs, h heads, d head size.
+// One vocabulary of dimensions everywhere: m rows or tokens, n outputs, k inputs, h heads, d head
+// size.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +46,8 @@ struct TensorView {
   int64_t stride = 0;  // elements from one row to the next, >= cols
 
   TensorView() = default;
-  TensorView(DType t, void* p, int64_t r, int64_t c) : dtype(t), data(p), rows(r), cols(c), stride(c) {}
+  TensorView(DType t, void* p, int64_t r, int64_t c)
+      : dtype(t), data(p), rows(r), cols(c), stride(c) {}
 
   template <typename T>
   T* Row(int64_t r) const {
@@ -70,14 +73,16 @@ struct TensorView {
   }
 };
 
-/// Move-only memory of a backend, 64-byte aligned. Freed, and unbooked from its account, on destruction.
+/// Move-only memory of a backend, 64-byte aligned. Freed, and unbooked from its account, on
+/// destruction.
 class Buffer {
  public:
   using FreeFunction = void (*)(void* data, size_t bytes);
 
   Buffer() = default;
   /// Takes ownership of `data`; books `bytes` to `component`. `account` must outlive the buffer.
-  Buffer(void* data, size_t bytes, FreeFunction free, MemoryAccount* account, MemoryComponent component)
+  Buffer(void* data, size_t bytes, FreeFunction free, MemoryAccount* account,
+         MemoryComponent component)
       : data_(data), bytes_(bytes), free_(free), account_(account), component_(component) {
     if (account_ != nullptr) account_->Add(component_, static_cast<int64_t>(bytes_));
   }

@@ -1,6 +1,7 @@
-// DecoderSpec: all that distinguishes one decoder-only transformer from another, read from config.json
-// in both of transformers' spellings (4: rope_theta, rope_scaling, torch_dtype; 5: rope_parameters,
-// dtype). One file per architecture turns a config into a spec; the decoder stack runs specs only.
+// DecoderSpec: all that distinguishes one decoder-only transformer from another, read from
+// config.json in both of transformers' spellings (4: rope_theta, rope_scaling, torch_dtype; 5:
+// rope_parameters, dtype). One file per architecture turns a config into a spec; the decoder stack
+// runs specs only.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,7 @@ struct DecoderSpec {
   bool tie_word_embeddings = false;
   bool attention_bias = false;  // q, k, v and o have biases
   bool mlp_bias = false;
-  DType dtype = DType::kBF16;   // of the checkpoint's plain tensors
+  DType dtype = DType::kBF16;  // of the checkpoint's plain tensors
   std::vector<int32_t> eos_token_ids;
   std::vector<int32_t> bos_token_ids;
 };
@@ -56,8 +57,8 @@ struct GenerationDefaults {
 };
 
 /// Reads `dir`/config.json. NOT_FOUND, DATA_LOSS (not JSON, values that contradict each other, all
-/// faults in one message) or UNIMPLEMENTED (architecture, rope type or activation by name, with what is
-/// supported).
+/// faults in one message) or UNIMPLEMENTED (architecture, rope type or activation by name, with
+/// what is supported).
 absl::StatusOr<DecoderSpec> ReadDecoderSpec(const std::filesystem::path& dir);
 /// The same for a config given as text; `source` names it in messages.
 absl::StatusOr<DecoderSpec> ParseDecoderSpec(const std::string& json, const std::string& source);

@@ -28,7 +28,8 @@ class Model {
   virtual ~Model() = default;
   virtual const DecoderSpec& spec() const = 0;
   virtual DType compute_dtype() const = 0;
-  /// Most rows one Forward takes; fixed when the model was built (its activations are allocated once).
+  /// Most rows one Forward takes; fixed when the model was built (its activations are allocated
+  /// once).
   virtual int64_t max_rows() const = 0;
   /// Most rows of logits one Forward makes.
   virtual int64_t max_logit_rows() const { return max_rows(); }

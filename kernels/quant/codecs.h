@@ -1,8 +1,9 @@
 // What the codes of a weight mean: Encode and Decode of every codec, once, for host and device.
 //
-// ref, cpu, cuda and the quantizers are templates over these structs, so a new codec works everywhere,
-// slowly, on day one; a tuned kernel is a later specialization. The 4-bit tables are bitsandbytes' own
-// (create_normal_map and the fp4 tree of csrc/kernels.cu), as decimal literals rounded to f32.
+// ref, cpu, cuda and the quantizers are templates over these structs, so a new codec works
+// everywhere, slowly, on day one; a tuned kernel is a later specialization. The 4-bit tables are
+// bitsandbytes' own (create_normal_map and the fp4 tree of csrc/kernels.cu), as decimal literals
+// rounded to f32.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 namespace quantd {
 
 enum class Codec : uint8_t {
-  kF32,   // plain floats: four, two, two bytes an element, no scales
+  kF32,  // plain floats: four, two, two bytes an element, no scales
   kF16,
   kBF16,
   kNf4,   // 4-bit NormalFloat, values in [-1, 1] times a block's absmax
@@ -21,15 +22,26 @@ enum class Codec : uint8_t {
 };
 
 /// The sixteen values of NF4, ascending by code.
-inline constexpr float kNf4Table[16] = {
-    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
-    -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
-    0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+inline constexpr float kNf4Table[16] = {-1.0f,
+                                        -0.6961928009986877f,
+                                        -0.5250730514526367f,
+                                        -0.39491748809814453f,
+                                        -0.28444138169288635f,
+                                        -0.18477343022823334f,
+                                        -0.09105003625154495f,
+                                        0.0f,
+                                        0.07958029955625534f,
+                                        0.16093020141124725f,
+                                        0.24611230194568634f,
+                                        0.33791524171829224f,
+                                        0.44070982933044434f,
+                                        0.5626170039176941f,
+                                        0.7229568362236023f,
+                                        1.0f};
 
 /// The sixteen values of FP4 by code; bit 3 is the sign. Not monotonic in the code.
 inline constexpr float kFp4Table[16] = {
-    0.0f, 0.0625f / 12.0f, 8.0f / 12.0f, 1.0f, 4.0f / 12.0f, 0.5f, 2.0f / 12.0f, 0.25f,
+    0.0f,  0.0625f / 12.0f,  8.0f / 12.0f,  1.0f,  4.0f / 12.0f,  0.5f,  2.0f / 12.0f,  0.25f,
     -0.0f, -0.0625f / 12.0f, -8.0f / 12.0f, -1.0f, -4.0f / 12.0f, -0.5f, -2.0f / 12.0f, -0.25f};
 
 struct Nf4Codec {
@@ -49,8 +61,9 @@ struct Fp4Codec {
   static constexpr int kBits = 4;
   QUANTD_HOST_DEVICE static float Decode(uint8_t code) { return kFp4Table[code]; }
   /// The code nearest to `s` in [-1, 1], by bitsandbytes' rule on a CPU: walk up the values in
-  /// ascending order past every midpoint strictly below `s`. Of the two zeros it has 0 before 8, so the
-  /// smallest positive values become code 8 (-0), where the CUDA tree says 0; both decode to zero.
+  /// ascending order past every midpoint strictly below `s`. Of the two zeros it has 0 before 8, so
+  /// the smallest positive values become code 8 (-0), where the CUDA tree says 0; both decode to
+  /// zero.
   QUANTD_HOST_DEVICE static uint8_t Encode(float s) {
     constexpr uint8_t kAscending[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
     uint8_t i = 0;

@@ -22,9 +22,10 @@ struct BF16 {
   BF16() = default;
   QUANTD_HOST_DEVICE explicit BF16(float f) {
     const uint32_t u = std::bit_cast<uint32_t>(f);
-    bits = (u & 0x7fffffffu) > 0x7f800000u
-               ? static_cast<uint16_t>((u >> 16) | 0x40u)  // quiet the NaN: rounding could reach inf
-               : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    bits =
+        (u & 0x7fffffffu) > 0x7f800000u
+            ? static_cast<uint16_t>((u >> 16) | 0x40u)  // quiet the NaN: rounding could reach inf
+            : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
   QUANTD_HOST_DEVICE explicit operator float() const {
     return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);

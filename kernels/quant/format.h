@@ -1,8 +1,8 @@
 // QuantFormat, ActivationQuant, QuantizedMatrix: what the bytes of a weight mean.
 //
 // A format is a value and knows nothing of methods: bitsandbytes' NF4 and any other producer of
-// "4-bit table codes with an f32 scale per 64 flat elements" are the same format. Models and kernels
-// know formats; only engine/weights knows methods.
+// "4-bit table codes with an f32 scale per 64 flat elements" are the same format. Models and
+// kernels know formats; only engine/weights knows methods.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,8 @@ struct QuantFormat {
 struct ActivationQuant {
   enum class Kind : uint8_t {
     kNone,
-    kInt8Outlier,  // LLM.int8: int8 per row, elements of magnitude >= threshold kept in floating point
+    kInt8Outlier,  // LLM.int8: int8 per row, elements of magnitude >= threshold kept in floating
+                   // point
   };
   enum class OutlierScope : uint8_t {
     kRow,   // outlier columns are found per token row: a result does not depend on its neighbours
@@ -73,8 +74,8 @@ struct ActivationQuant {
 
 /// One matrix W [n, k] in canonical host form: the interchange between methods and backends.
 ///
-/// Plain codecs: `codes` holds n * k floats of the codec's type, row-major. Quantized codecs: one byte
-/// a code, row-major [n, k]. Scales: kRow has n, kFlat has ceil(n * k / size), in flat order.
+/// Plain codecs: `codes` holds n * k floats of the codec's type, row-major. Quantized codecs: one
+/// byte a code, row-major [n, k]. Scales: kRow has n, kFlat has ceil(n * k / size), in flat order.
 struct QuantizedMatrix {
   QuantFormat format;
   int64_t n = 0;  // outputs
@@ -83,8 +84,8 @@ struct QuantizedMatrix {
 
   std::vector<float> scales;  // ScaleType::kF32
 
-  // ScaleType::kNested: scale[b] = nested_map[nested_codes[b]] * nested_absmax[b / 256] + nested_offset,
-  // multiplied, then added, each rounded to f32.
+  // ScaleType::kNested: scale[b] = nested_map[nested_codes[b]] * nested_absmax[b / 256] +
+  // nested_offset, multiplied, then added, each rounded to f32.
   std::vector<uint8_t> nested_codes;
   std::vector<float> nested_map;  // [256]
   std::vector<float> nested_absmax;

@@ -11,13 +11,14 @@ namespace quantd {
 /// Copies w [n, k] (f32, f16 or bf16) to a plain matrix of `to`, rounding once.
 QuantizedMatrix PlainMatrix(const TensorView& w, DType to);
 
-/// 4-bit codes over flat blocks of `block` elements: absmax scales (f32), s = x * (1 / absmax), clamped to
+/// 4-bit codes over flat blocks of `block` elements: absmax scales (f32), s = x * (1 / absmax),
+/// clamped to
 /// [-1, 1], nearest code with ties to the lower value; a trailing partial block divides instead of
 /// multiplying. `codec` is kNf4 or kFp4.
 QuantizedMatrix QuantizeBlock4(const TensorView& w, Codec codec, int32_t block);
 
-/// Double quantization: replaces the f32 scales of `matrix` by 8-bit codes of (scale - mean) over blocks
-/// of 256 with the dynamic map.
+/// Double quantization: replaces the f32 scales of `matrix` by 8-bit codes of (scale - mean) over
+/// blocks of 256 with the dynamic map.
 void NestScales(QuantizedMatrix& matrix);
 
 /// bitsandbytes' dynamic 8-bit map: 256 f32, ascending.

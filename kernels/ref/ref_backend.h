@@ -1,4 +1,5 @@
-// `ref`: every op as plain loops. The oracle of the tests, and the example to copy for a new backend.
+// `ref`: every op as plain loops. The oracle of the tests, and the example to copy for a new
+// backend.
 #pragma once
 
 #include <memory>
@@ -7,7 +8,8 @@
 
 namespace quantd {
 
-/// Weights stay packed (two 4-bit codes a byte); one thread; no instruction set beyond the compiler's.
+/// Weights stay packed (two 4-bit codes a byte); one thread; no instruction set beyond the
+/// compiler's.
 std::unique_ptr<Backend> CreateRefBackend();
 
 }  // namespace quantd
