@@ -1,9 +1,11 @@
 """quantd's engine and llama.cpp (PyPI's llama-cpp-python) on the same random model in the same run.
 
     python tests/bench/peers/llama_cpp_peer.py --engine-bench build/release/engine_bench
-        [--shape tl11] [--types IQ4_NL,Q4_0] [--profiles nf4] [--threads 2] [--rounds 3] [--json FILE]
+        [--shape tl11] [--types IQ4_NL,IQ4_NL+f16-head,Q4_0] [--profiles nf4] [--threads 2] [--rounds 3] [--json FILE]
 
-Both engines hold the same shape with random weights (speed only, no quality claim). Rounds alternate
+Both engines hold the same shape with random weights (speed only, no quality claim). llama.cpp's 4-bit types quantize
+the output head too (Q6_K); quantd's profiles leave it in 16 bits. `+f16-head` gives llama.cpp the same head, so that
+both read the same bytes for a token. Rounds alternate
 between the two, so that both see the same load of the machine; medians are compared. For each:
 prefill of 512 tokens, decode of 128 tokens at batch 1, decode of 64 tokens at batch 8 (tokens per second
 over all sequences), resident memory (VmRSS of a process that does only this, at the end). Needs numpy, gguf and
@@ -64,7 +66,12 @@ def peer_model(folder, shape, ftype):
     if not source.exists():
         write_f16_gguf(source, SHAPES[shape])
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{ftype}")
+    base, _, head = ftype.partition("+")
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{base}")
+    if head == "f16-head":
+        params.output_tensor_type = llama_cpp.GGML_TYPE_F16
+    elif head:
+        sys.exit(f"{ftype}: the part after + is not f16-head")
     params.nthread = 2
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     assert code == 0, f"llama_model_quantize({ftype}): {code}"
@@ -145,7 +152,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine-bench", type=pathlib.Path)
     parser.add_argument("--shape", default="tl11", choices=SHAPES)
-    parser.add_argument("--types", default="IQ4_NL,Q4_0")
+    parser.add_argument("--types", default="IQ4_NL,IQ4_NL+f16-head,Q4_0")
     parser.add_argument("--profiles", default="nf4,nf4-dq")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -166,9 +173,9 @@ def main():
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
     table = {name: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]} for name, rounds in runs.items()}
     print(f"{args.shape}, {args.threads} threads, medians of {args.rounds} alternating rounds, tokens/s")
-    print(f"{'':20}{'prefill 512':>12}{'decode b1':>11}{'decode b8':>11}{'RSS MB':>13}")
+    print(f"{'':28}{'prefill 512':>12}{'decode b1':>11}{'decode b8':>11}{'RSS MB':>13}")
     for name, r in table.items():
-        print(f"{name:20}{r['prefill']:12.1f}{r['decode_1']:11.1f}{r['decode_8']:11.1f}{r['rss'] / 1e6:13.0f}")
+        print(f"{name:28}{r['prefill']:12.1f}{r['decode_1']:11.1f}{r['decode_8']:11.1f}{r['rss'] / 1e6:13.0f}")
     if args.json:
         args.json.write_text(json.dumps({"shape": args.shape, "threads": args.threads, "median": table, "rounds": runs}, indent=1))
 
