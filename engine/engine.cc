@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "engine/engine_impl.h"
 #include "engine/kv_cache.h"
@@ -35,8 +36,9 @@ absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
     return InvalidArgument("kv_cache_bytes is {} and num_kv_blocks {}, allowed: 0 or more",
                            o.kv_cache_bytes, o.num_kv_blocks);
   }
-  if (o.pipeline_depth != 0 && o.pipeline_depth != 1) {
-    return InvalidArgument("pipeline_depth is {}, allowed: 0, 1", o.pipeline_depth);
+  if (o.pipeline_depth < -1 || o.pipeline_depth > 1) {
+    return InvalidArgument("pipeline_depth is {}, allowed: -1 (the backend's), 0, 1",
+                           o.pipeline_depth);
   }
   if (o.max_model_len < 0 || o.max_model_len > spec.max_position_embeddings) {
     return InvalidArgument("max_model_len is {}, allowed: 0 (the model's) to {}", o.max_model_len,
@@ -74,6 +76,12 @@ uint64_t CacheSalt(const LoadedModel& model) {
   return h;
 }
 
+// A number no other engine of the process has.
+uint64_t NextOwner() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedModel model,
@@ -84,6 +92,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedM
   ASSIGN_OR_RETURN(EngineOptions resolved, Resolve(options, model.spec, *model.model));
   ASSIGN_OR_RETURN(resolved.num_kv_blocks,
                    NumKvBlocks(resolved, KvCache::BytesPerToken(model.spec, model.kv_dtype)));
+  if (resolved.pipeline_depth < 0) resolved.pipeline_depth = backend.preferred_pipeline_depth();
   ASSIGN_OR_RETURN(auto kv, KvCache::Create(backend, model.spec, model.kv_dtype,
                                             resolved.num_kv_blocks + 1, resolved.block_size));
   const StepLimits limits = {
@@ -113,7 +122,9 @@ EngineImpl::EngineImpl(Backend& backend, LoadedModel model, const Tokenizer* tok
       pool_(kv_->num_blocks(), kv_->block_size(), CacheSalt(loaded_)),
       scheduler_({.max_num_seqs = options.max_num_seqs,
                   .max_num_batched_tokens = options.max_num_batched_tokens},
-                 &pool_) {
+                 &pool_),
+      owner_(NextOwner()),
+      replayed_before_(backend.step_counts().replayed) {
   eos_ids_.insert(eos_ids_.end(), loaded_.defaults.eos_token_ids.begin(),
                   loaded_.defaults.eos_token_ids.end());
   std::sort(eos_ids_.begin(), eos_ids_.end());
@@ -131,6 +142,7 @@ EngineImpl::~EngineImpl() {
   }
   wake_.notify_all();
   thread_.join();
+  backend_.ForgetSteps(owner_);
 }
 
 absl::Status EngineImpl::CheckRequest(const Request& request) const {

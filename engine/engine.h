@@ -28,7 +28,8 @@ struct EngineOptions {
   int32_t num_kv_blocks = 0;             // instead of kv_cache_bytes, when positive
   int32_t max_model_len = 0;             // context; 0: the model's max_position_embeddings
   bool enable_prefix_caching = true;
-  int32_t pipeline_depth = 0;  // 0: a step is completed before the next is planned; 1: one ahead
+  int32_t pipeline_depth =
+      -1;  // 0: a step is completed before the next is planned; 1: one ahead; -1: the backend's
 };
 
 /// Hears what happens, for metrics. Called from the engine thread; must not block.
@@ -62,6 +63,7 @@ struct EngineStats {
   int64_t prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t steps = 0;
+  int64_t replayed_steps = 0;  // of these, launched as graphs captured before
 };
 
 using RequestHandle = uint64_t;

@@ -97,6 +97,8 @@ class EngineImpl final : public Engine {
   // Plans, launches and completes what can be. False when nobody can advance.
   bool Step();
   void Launch(int slot);
+  // Ends the requests of a step that could not be computed; the others go on.
+  void FailStep(int slot, const absl::Status& status);
   void FinishAll(FinishReason reason, const absl::Status& status);
   void Die(const absl::Status& status);
 
@@ -141,7 +143,10 @@ class EngineImpl final : public Engine {
   std::unique_ptr<StepBuffers> buffers_;
   BlockPool pool_;
   Scheduler scheduler_;
+  const uint64_t owner_;           // names this engine's steps at the backend
+  const int64_t replayed_before_;  // steps the backend had replayed when this engine was made
   StepPlan plans_[StepBuffers::kSlots];
+  uint64_t tickets_[StepBuffers::kSlots] = {};  // of the launched steps
   int next_slot_ = 0;
   int slot_in_flight_ = -1;  // launched and not completed; -1: none
   bool failed_ = false;      // the engine thread's own copy of !dead_.ok()

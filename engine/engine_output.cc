@@ -156,6 +156,7 @@ void EngineImpl::Flush() {
   stats.prefix_cache_queries = scheduler_.prefix_queries();
   stats.prefix_cache_hits = scheduler_.prefix_hits();
   stats.preemptions = scheduler_.preemptions();
+  stats.replayed_steps = backend_.step_counts().replayed - replayed_before_;
   {
     std::lock_guard lock(mutex_);
     stats_ = stats;

@@ -117,7 +117,12 @@ bool EngineImpl::Step() {
     if (launched) next_slot_ ^= 1;
   }
   if (complete < 0) return launched;
-  if (const absl::Status status = backend_.Synchronize(); !status.ok()) {
+  const absl::Status status = backend_.Wait(tickets_[complete]);
+  if (absl::IsResourceExhausted(status)) {
+    FailStep(complete, status);
+    return true;
+  }
+  if (!status.ok()) {
     Die(status);
     return false;
   }
@@ -154,15 +159,22 @@ void EngineImpl::Launch(int slot) {
     };
   }
   buffers_->Fill(plan, slot);
-  // Shapes decide what a graph does, so they are its key.
-  const AttentionBatch& attention = buffers_->batch().attention;
-  const uint64_t key = (static_cast<uint64_t>(plan.num_tokens) << 42) ^
-                       (static_cast<uint64_t>(plan.num_logits) << 32) ^
-                       (static_cast<uint64_t>(attention.num_seqs) << 20) ^
-                       static_cast<uint64_t>(attention.max_blocks);
-  backend_.Run(key,
+  backend_.Run({.owner = owner_, .shape = buffers_->shape()},
                [this] { loaded_.model->Forward(buffers_->batch(), *kv_, buffers_->logits()); });
   buffers_->Sample(slot);
+  tickets_[slot] = backend_.Record();
+}
+
+void EngineImpl::FailStep(int slot, const absl::Status& status) {
+  const StepPlan& plan = plans_[slot];
+  for (const StepEntry& entry : plan.entries) {
+    if (entry.sequence->state == Sequence::State::kFinished) continue;
+    Finish(static_cast<LiveRequest&>(*entry.sequence), FinishReason::kError, status, {},
+           /*keep_cached=*/false);
+  }
+  sampled_.assign(static_cast<size_t>(plan.num_logits), 0);
+  scheduler_.Complete(plan, sampled_);
+  ++counts_.steps;
 }
 
 void EngineImpl::FinishAll(FinishReason reason, const absl::Status& status) {
@@ -176,7 +188,8 @@ void EngineImpl::Die(const absl::Status& status) {
     dead_ = status;
   }
   FinishAll(FinishReason::kError, Unavailable("the device failed: {}", Message(status)));
-  // Nothing that was launched will be completed.
+  // Nothing that was launched will be completed; the backend may forget its results.
+  backend_.Synchronize().IgnoreError();
   slot_in_flight_ = -1;
   for (const auto& request : finished_) request->steps_in_flight = 0;
 }

@@ -68,6 +68,7 @@ absl::StatusOr<std::vector<GenerateResult>> GenerateAll(Engine& engine,
     submitted.emplace_back(*handle, std::move(sink));
   }
   std::vector<GenerateResult> results;
+  results.reserve(submitted.size());
   for (const auto& [handle, sink] : submitted) results.push_back(sink->Wait());
   RETURN_IF_ERROR(status);
   return results;

@@ -14,7 +14,7 @@ namespace quantd {
 
 class KvCache {
  public:
-  /// Bytes one token takes over all layers.
+  /// Bytes one token takes over all layers, scales included. `dtype`: a float type, or int8.
   static int64_t BytesPerToken(const DecoderSpec& spec, DType dtype);
   /// `num_blocks` includes the reserved block 0. RESOURCE_EXHAUSTED when the backend has no room.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(Backend& backend, const DecoderSpec& spec,

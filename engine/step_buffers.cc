@@ -7,32 +7,51 @@
 
 namespace quantd {
 
+namespace {
+
+// Every array begins on a 64-byte line, as kernels may load whole vectors.
+size_t Padded(size_t count) { return (count + 15) / 16 * 16; }
+
+}  // namespace
+
+StepBuffers::Layout StepBuffers::LayoutOf(const StepShape& shape) {
+  const auto rows = static_cast<size_t>(shape.rows);
+  Layout layout{};
+  size_t next = 0;
+  const auto place = [&next](size_t count) {
+    const size_t at = next;
+    next += Padded(count);
+    return at;
+  };
+  layout.token_ids = place(rows);
+  layout.positions = place(rows);
+  layout.slots = place(rows);
+  layout.seq_of_row = place(rows);
+  layout.feedback = place(rows);
+  layout.logit_rows = place(static_cast<size_t>(shape.logits));
+  layout.block_tables =
+      place(static_cast<size_t>(shape.seqs) * static_cast<size_t>(shape.max_blocks));
+  layout.end = next;
+  return layout;
+}
+
 absl::StatusOr<std::unique_ptr<StepBuffers>> StepBuffers::Create(Backend& backend,
                                                                  const StepLimits& limits) {
   std::unique_ptr<StepBuffers> self(new StepBuffers(backend, limits));
-  const auto rows = static_cast<size_t>(limits.max_rows);
   const auto seqs = static_cast<size_t>(limits.max_seqs);
-  const size_t table = seqs * static_cast<size_t>(limits.max_blocks);
-
-  const std::pair<Array*, size_t> arrays[] = {
-      {&self->token_ids_, rows},    {&self->positions_, rows}, {&self->slots_of_rows_, rows},
-      {&self->seq_of_row_, rows},   {&self->feedback_, rows},  {&self->logit_rows_, seqs},
-      {&self->block_tables_, table}};
-  // Every array begins on a 64-byte line, as kernels may load whole vectors.
-  const auto padded = [](size_t count) { return (count + 15) / 16 * 16; };
-  size_t total = kSlots * padded(seqs);
-  for (const auto& [array, count] : arrays) total += padded(count);
+  const size_t step = LayoutOf({.rows = limits.max_rows,
+                                .seqs = limits.max_seqs,
+                                .logits = limits.max_seqs,
+                                .max_blocks = limits.max_blocks})
+                          .end;
+  self->arrays_.resize(step);
   ASSIGN_OR_RETURN(self->ids_buffer_,
-                   backend.Allocate(total * sizeof(int32_t), MemoryComponent::kWorkspace));
-  auto* next = self->ids_buffer_.as<int32_t>();
-  for (const auto& [array, count] : arrays) {
-    array->device = {next, count};
-    array->host.resize(count);
-    next += padded(count);
-  }
+                   backend.Allocate((step + kSlots * Padded(seqs)) * sizeof(int32_t),
+                                    MemoryComponent::kWorkspace));
+  auto* next = self->ids_buffer_.as<int32_t>() + step;
   for (Slot& slot : self->slots_) {
     slot.sampled = {next, seqs};
-    next += padded(seqs);
+    next += Padded(seqs);
     slot.params.resize(seqs);
     slot.results.resize(seqs);
     slot.top.resize(seqs * static_cast<size_t>(limits.max_logprobs));
@@ -45,16 +64,35 @@ absl::StatusOr<std::unique_ptr<StepBuffers>> StepBuffers::Create(Backend& backen
   return self;
 }
 
-std::span<const int32_t> StepBuffers::Upload(const Array& array, size_t count) {
-  backend_.Upload(array.host.data(), count * sizeof(int32_t), array.device.data());
-  return array.device.first(count);
+StepShape StepBuffers::ShapeFor(const StepPlan& plan) const {
+  StepShape shape;
+  shape.rows = plan.num_tokens;
+  shape.seqs = static_cast<int32_t>(plan.entries.size());
+  shape.logits = plan.num_logits;
+  shape.decode_only = plan.num_tokens == shape.seqs && plan.num_logits == shape.seqs;
+  for (const StepEntry& entry : plan.entries) {
+    shape.max_blocks =
+        std::max(shape.max_blocks, static_cast<int32_t>(entry.sequence->blocks.blocks.size()));
+  }
+  StepShape padded = backend_.PaddedShape(shape);
+  padded.max_blocks = std::min(padded.max_blocks, limits_.max_blocks);
+  if (padded.rows > shape.rows) {
+    // Every row of padding is a sequence and has logits.
+    const int32_t extra = std::min(padded.rows - shape.rows,
+                                   std::min(limits_.max_rows - shape.rows,
+                                            limits_.max_seqs - std::max(shape.seqs, shape.logits)));
+    padded.rows = shape.rows + extra;
+    padded.seqs = shape.seqs + extra;
+    padded.logits = shape.logits + extra;
+  }
+  return padded;
 }
 
 void StepBuffers::Fill(const StepPlan& plan, int slot) {
-  size_t max_blocks = 0;
-  for (const StepEntry& entry : plan.entries) {
-    max_blocks = std::max(max_blocks, entry.sequence->blocks.blocks.size());
-  }
+  shape_ = ShapeFor(plan);
+  const Layout layout = LayoutOf(shape_);
+  int32_t* const arrays = arrays_.data();
+  const auto max_blocks = static_cast<size_t>(shape_.max_blocks);
   bool feedback = false;
   size_t row = 0;
   for (size_t i = 0; i < plan.entries.size(); ++i) {
@@ -64,51 +102,73 @@ void StepBuffers::Fill(const StepPlan& plan, int slot) {
     for (int32_t j = 0; j < entry.count; ++j, ++row) {
       const auto position = static_cast<size_t>(entry.first + j);
       const bool pending = position >= s.tokens.size();
-      token_ids_.host[row] = pending ? 0 : s.tokens[position];
-      feedback_.host[row] = pending ? entry.feedback_row : -1;
+      arrays[layout.token_ids + row] = pending ? 0 : s.tokens[position];
+      arrays[layout.feedback + row] = pending ? entry.feedback_row : -1;
       feedback |= pending;
-      positions_.host[row] = entry.first + j;
+      arrays[layout.positions + row] = entry.first + j;
       const int32_t block = blocks[position / static_cast<size_t>(limits_.block_size)];
-      slots_of_rows_.host[row] =
+      arrays[layout.slots + row] =
           block * limits_.block_size + (entry.first + j) % limits_.block_size;
-      seq_of_row_.host[row] = static_cast<int32_t>(i);
+      arrays[layout.seq_of_row + row] = static_cast<int32_t>(i);
     }
     if (entry.logit_row >= 0) {
-      logit_rows_.host[static_cast<size_t>(entry.logit_row)] = static_cast<int32_t>(row) - 1;
+      arrays[layout.logit_rows + static_cast<size_t>(entry.logit_row)] =
+          static_cast<int32_t>(row) - 1;
     }
-    const auto table = block_tables_.host.begin() + static_cast<std::ptrdiff_t>(i * max_blocks);
+    int32_t* const table = arrays + layout.block_tables + i * max_blocks;
     std::copy(blocks.begin(), blocks.end(), table);
-    std::fill(table + static_cast<std::ptrdiff_t>(blocks.size()),
-              table + static_cast<std::ptrdiff_t>(max_blocks), 0);
+    std::fill(table + blocks.size(), table + max_blocks, 0);
   }
+  num_sampled_ = plan.num_logits;
+  FillPadding(layout, row, plan.entries.size());
 
-  num_logits_ = plan.num_logits;
-  batch_.token_ids = Upload(token_ids_, row);
-  batch_.logit_rows = Upload(logit_rows_, static_cast<size_t>(plan.num_logits));
-  batch_.attention.positions = Upload(positions_, row);
-  batch_.attention.slots = Upload(slots_of_rows_, row);
-  batch_.attention.seq_of_row = Upload(seq_of_row_, row);
-  batch_.attention.block_tables = Upload(block_tables_, plan.entries.size() * max_blocks);
-  batch_.attention.num_seqs = static_cast<int32_t>(plan.entries.size());
-  batch_.attention.max_blocks = static_cast<int32_t>(max_blocks);
+  auto* const device = ids_buffer_.as<int32_t>();
+  backend_.Upload(arrays, layout.end * sizeof(int32_t), device);
+  const auto rows = static_cast<size_t>(shape_.rows);
+  batch_.token_ids = {device + layout.token_ids, rows};
+  batch_.logit_rows = {device + layout.logit_rows, static_cast<size_t>(shape_.logits)};
+  batch_.attention.positions = {device + layout.positions, rows};
+  batch_.attention.slots = {device + layout.slots, rows};
+  batch_.attention.seq_of_row = {device + layout.seq_of_row, rows};
+  batch_.attention.block_tables = {device + layout.block_tables,
+                                   static_cast<size_t>(shape_.seqs) * max_blocks};
+  batch_.attention.num_seqs = shape_.seqs;
+  batch_.attention.max_blocks = shape_.max_blocks;
   if (feedback) {
-    backend_.FeedBackTokens(token_ids_.device.first(row), Upload(feedback_, row),
+    backend_.FeedBackTokens({device + layout.token_ids, rows}, {device + layout.feedback, rows},
                             slots_[static_cast<size_t>(slot ^ 1)].sampled);
   }
 }
 
+void StepBuffers::FillPadding(const Layout& layout, size_t rows, size_t seqs) {
+  int32_t* const arrays = arrays_.data();
+  const auto max_blocks = static_cast<size_t>(shape_.max_blocks);
+  auto logit = static_cast<size_t>(num_sampled_);
+  for (size_t row = rows, seq = seqs; row < static_cast<size_t>(shape_.rows);
+       ++row, ++seq, ++logit) {
+    arrays[layout.token_ids + row] = 0;
+    arrays[layout.feedback + row] = -1;
+    arrays[layout.positions + row] = 0;
+    arrays[layout.slots + row] = 0;
+    arrays[layout.seq_of_row + row] = static_cast<int32_t>(seq);
+    arrays[layout.logit_rows + logit] = static_cast<int32_t>(row);
+    std::fill_n(arrays + layout.block_tables + seq * max_blocks, max_blocks, 0);
+  }
+}
+
 void StepBuffers::Sample(int slot) {
-  if (num_logits_ == 0) return;
+  if (num_sampled_ == 0) return;
   Slot& s = slots_[static_cast<size_t>(slot)];
-  const auto count = static_cast<size_t>(num_logits_);
+  const auto count = static_cast<size_t>(num_sampled_);
   for (size_t i = 0; i < count; ++i) {
     const auto top = static_cast<size_t>(s.params[i].num_logprobs);
     QUANTD_CHECK(top <= static_cast<size_t>(limits_.max_logprobs));
     s.results[i] = SampleResult{};
     s.results[i].top = std::span(s.top).subspan(i * static_cast<size_t>(limits_.max_logprobs), top);
   }
-  backend_.Sample(logits(), std::span<const SampleParams>(s.params).first(count),
-                  s.sampled.first(count), std::span(s.results).first(count));
+  backend_.Sample(logits_.Rows(0, num_sampled_),
+                  std::span<const SampleParams>(s.params).first(count), s.sampled.first(count),
+                  std::span(s.results).first(count));
 }
 
 }  // namespace quantd

@@ -1,8 +1,12 @@
 // StepBuffers: one step's flattened inputs and its sampling, at fixed addresses of the backend.
 //
 // Everything is allocated once (component kWorkspace). Fill turns a StepPlan into the arrays of a
-// Batch and uploads them; ids the host has not seen yet are fed back on the device from the samples
-// of the step before, which is why samples and results exist twice (slot = step modulo 2).
+// Batch and uploads them in one piece, whose layout the step's shape alone decides; ids the host
+// has not seen yet are fed back on the device from the samples of the step before, which is why
+// samples and results exist twice (slot = step modulo 2).
+//
+// Padding: a backend may ask for more rows than the plan has. Those are sequences of their own at
+// position 0, whose K and V go to the reserved block 0 and which are never sampled.
 //
 // Engine thread only.
 #pragma once
@@ -37,13 +41,14 @@ class StepBuffers {
 
   /// Lays out `plan` and uploads it; tokens of pending samples come from the other slot's samples.
   void Fill(const StepPlan& plan, int slot);
-  /// What Fill uploaded. The spans are valid until the next Fill.
+  /// What Fill uploaded, padding included. The spans are valid until the next Fill.
   const Batch& batch() const { return batch_; }
-  /// Logits [num_logits, vocab] f32 of the step filled last.
-  TensorView logits() const { return logits_.Rows(0, num_logits_); }
+  const StepShape& shape() const { return shape_; }
+  /// Logits [shape().logits, vocab] f32 of the step filled last.
+  TensorView logits() const { return logits_.Rows(0, shape_.logits); }
 
   /// Host values of a slot: parameters to set before Sample (all of them), results to read after
-  /// Backend::Synchronize.
+  /// Backend::Wait.
   std::span<SampleParams> params(int slot) { return slots_[static_cast<size_t>(slot)].params; }
   std::span<const SampleResult> results(int slot) const {
     return slots_[static_cast<size_t>(slot)].results;
@@ -58,25 +63,29 @@ class StepBuffers {
     std::vector<SampleResult> results;  // [max_seqs]
     std::vector<TokenLogprob> top;      // [max_seqs, max_logprobs]
   };
-  // One int32 array: its place on the backend and the host copy Fill writes first.
-  struct Array {
-    std::span<int32_t> device;
-    std::vector<int32_t> host;
+  // Where the arrays of a step begin in arrays_, in int32s.
+  struct Layout {
+    size_t token_ids, positions, slots, seq_of_row, feedback, logit_rows, block_tables, end;
   };
+  static Layout LayoutOf(const StepShape& shape);
 
   explicit StepBuffers(Backend& backend, const StepLimits& limits)
       : backend_(backend), limits_(limits) {}
-  std::span<const int32_t> Upload(const Array& array, size_t count);
+  // The shape of `plan`, padded as the backend wants it and the buffers allow.
+  StepShape ShapeFor(const StepPlan& plan) const;
+  // Writes the rows that belong to no request behind the first `rows`.
+  void FillPadding(const Layout& layout, size_t rows, size_t seqs);
 
   Backend& backend_;
   const StepLimits limits_;
-  Buffer ids_buffer_;  // all int32 arrays
+  Buffer ids_buffer_;            // all int32 arrays: of a step, then the samples
+  std::vector<int32_t> arrays_;  // what Fill uploads to the beginning of ids_buffer_
   Buffer logits_buffer_;
   TensorView logits_;  // [max_seqs, vocab] f32
-  Array token_ids_, positions_, slots_of_rows_, seq_of_row_, logit_rows_, feedback_, block_tables_;
   Slot slots_[kSlots];
   Batch batch_;
-  int32_t num_logits_ = 0;
+  StepShape shape_;
+  int32_t num_sampled_ = 0;  // rows of logits that are not padding
 };
 
 }  // namespace quantd

@@ -6,7 +6,7 @@
 //
 // Threads: one backend belongs to one engine thread; only CreatePacked/PackRows may run on loader
 // threads. Errors: ops return void. Shapes are the caller's duty and CHECKed; a device that fails
-// reports it from Synchronize().
+// reports it from Wait and Synchronize().
 //
 // Rounding: activations between ops are in the compute dtype (the dtype of the views); sums, norms,
 // softmax, rope and logits are f32 inside an op and rounded once when stored. Results of a row do
@@ -60,7 +60,8 @@ class PackedWeight {
 };
 
 /// The paged KV cache of one layer. Both halves are [num_blocks, num_kv_heads, block_size,
-/// head_dim] of `dtype`. Block 0 is reserved: padding writes go there.
+/// head_dim] of `dtype`: a float type, or int8 as kernels/quant/kv_codec.h defines it, with a scale
+/// for each row of head_dim. Block 0 is reserved: padding writes go there.
 struct KvLayer {
   DType dtype = DType::kBF16;
   void* k = nullptr;
@@ -69,10 +70,16 @@ struct KvLayer {
   int32_t block_size = 0;  // tokens in a block
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
+  float* k_scales = nullptr;  // [num_blocks, num_kv_heads, block_size], int8 only
+  float* v_scales = nullptr;
 
+  /// Row of the cache that (block, head, slot in block) is: the place of its scales.
+  int64_t Row(int64_t block, int64_t head, int64_t slot) const {
+    return (block * num_kv_heads + head) * block_size + slot;
+  }
   /// Element offset of (block, head, slot in block, 0).
   int64_t Offset(int64_t block, int64_t head, int64_t slot) const {
-    return ((block * num_kv_heads + head) * block_size + slot) * head_dim;
+    return Row(block, head, slot) * head_dim;
   }
 };
 
@@ -102,6 +109,33 @@ struct DeviceInfo {
   int64_t free_memory = 0;   // bytes
 };
 
+/// What decides the shapes of a step's ops.
+struct StepShape {
+  int32_t rows = 0;
+  int32_t seqs = 0;
+  int32_t logits = 0;
+  int32_t max_blocks = 0;
+  bool decode_only = false;  // one row a sequence, and logits of every row
+
+  auto operator<=>(const StepShape&) const = default;
+};
+
+/// Names a step for Backend::Run: steps of one owner and shape submit the same ops on the same
+/// addresses. Owner 0: a step that does not come again.
+struct StepKey {
+  uint64_t owner = 0;
+  StepShape shape;
+
+  auto operator<=>(const StepKey&) const = default;
+};
+
+/// How steps were run, since the backend was made.
+struct StepCounts {
+  int64_t eager = 0;     // op by op
+  int64_t captured = 0;  // made into graphs (and run)
+  int64_t replayed = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -127,6 +161,19 @@ class Backend {
   /// Fills segment `segment` from `matrix` (same format and k, n == segment.rows). Each once.
   virtual absl::Status PackRows(PackedWeight& weight, size_t segment,
                                 const QuantizedMatrix& matrix) = 0;
+  /// True when QuantizeRows takes weights of `format` from values of dtype `values`; for plain
+  /// formats the two must be the same.
+  virtual bool QuantizesRows(const QuantFormat& format, DType values) const {
+    (void)format, (void)values;
+    return false;
+  }
+  /// PackRows of what kernels/quant/quantize.h makes of `values` [rows, k] in host memory (f32, f16
+  /// or bf16, finite, and within f16 for int8), to the byte; computed on the device.
+  virtual absl::Status QuantizeRows(PackedWeight& weight, size_t segment,
+                                    const TensorView& values) {
+    (void)segment, (void)values;
+    return absl::UnimplementedError("no quantization on load of " + weight.format().ToString());
+  }
 
   // ---- ops
   // ----------------------------------------------------------------------------------------
@@ -170,18 +217,37 @@ class Backend {
                               std::span<const int32_t> sampled) = 0;
 
   /// Draws one token a row of logits [rows, vocab] f32 by kernels/sampling.h; `sampled` [rows] is
-  /// backend memory for FeedBackTokens, `results` [rows] is host memory, valid after Synchronize().
+  /// backend memory for FeedBackTokens, `results` [rows] is host memory, valid after Wait or
+  /// Synchronize().
   virtual void Sample(TensorView logits, std::span<const SampleParams> params,
                       std::span<int32_t> sampled, std::span<SampleResult> results) = 0;
 
   // ---- execution
   // ----------------------------------------------------------------------------------
-  /// Runs `step`; a backend that captures graphs may replay the one captured for `key` instead.
-  virtual void Run(uint64_t key, const std::function<void()>& step) {
+  /// The shape a step should be padded to, with rows that belong to no request: a backend that
+  /// captures graphs has few shapes.
+  virtual StepShape PaddedShape(const StepShape& shape) const { return shape; }
+  /// Runs `step`; a backend that captures graphs may replay what it captured for `key` instead.
+  virtual void Run(const StepKey& key, const std::function<void()>& step) {
     (void)key;
     step();
   }
-  /// Waits for everything submitted; reports a device that failed.
+  /// The memory that the steps of `owner` use is about to be freed.
+  virtual void ForgetSteps(uint64_t owner) { (void)owner; }
+  virtual StepCounts step_counts() const { return {}; }
+
+  /// How many steps an engine should be ahead when nobody says: 1 where the device works by itself.
+  virtual int preferred_pipeline_depth() const { return 0; }
+  /// A ticket for everything submitted so far.
+  virtual uint64_t Record() { return 0; }
+  /// Waits for what `ticket` stands for; results of Sample are valid then. RESOURCE_EXHAUSTED: the
+  /// work since the ticket before lacked memory and its results mean nothing, but the device lives.
+  /// Anything else: the device has failed.
+  virtual absl::Status Wait(uint64_t ticket) {
+    (void)ticket;
+    return Synchronize();
+  }
+  /// Waits for everything submitted; errors as Wait's.
   virtual absl::Status Synchronize() { return absl::OkStatus(); }
 
  private:

@@ -32,8 +32,12 @@ void CheckCache(const AttentionSpec& spec, const KvLayer& cache) {
   QUANTD_CHECK(cache.num_kv_heads == spec.num_kv_heads && cache.head_dim == spec.head_dim,
                "the cache has {} heads of {}, the spec {} of {}", cache.num_kv_heads,
                cache.head_dim, spec.num_kv_heads, spec.head_dim);
-  QUANTD_CHECK(IsFloat(cache.dtype), "the cache is {}, allowed: float32, float16, bfloat16",
-               ToString(cache.dtype));
+  const bool is_int8 = cache.dtype == DType::kI8;
+  QUANTD_CHECK(is_int8 || IsFloat(cache.dtype),
+               "the cache is {}, allowed: float32, float16, bfloat16, int8", ToString(cache.dtype));
+  QUANTD_CHECK((cache.k_scales != nullptr) == is_int8 && (cache.v_scales != nullptr) == is_int8,
+               "a cache of {} with {} scales", ToString(cache.dtype),
+               (cache.k_scales != nullptr) + (cache.v_scales != nullptr));
   QUANTD_CHECK(
       cache.num_blocks > 0 && cache.block_size > 0 && cache.k != nullptr && cache.v != nullptr,
       "the cache has {} blocks of {}", cache.num_blocks, cache.block_size);

@@ -73,6 +73,15 @@ struct TensorView {
   }
 };
 
+/// Takes memory back that it has given to a Buffer.
+class MemoryOwner {
+ public:
+  virtual void Free(void* data, size_t bytes) = 0;
+
+ protected:
+  ~MemoryOwner() = default;
+};
+
 /// Move-only memory of a backend, 64-byte aligned. Freed, and unbooked from its account, on
 /// destruction.
 class Buffer {
@@ -86,6 +95,12 @@ class Buffer {
       : data_(data), bytes_(bytes), free_(free), account_(account), component_(component) {
     if (account_ != nullptr) account_->Add(component_, static_cast<int64_t>(bytes_));
   }
+  /// The same for memory that goes back to `owner`, which must outlive the buffer.
+  Buffer(void* data, size_t bytes, MemoryOwner* owner, MemoryAccount* account,
+         MemoryComponent component)
+      : Buffer(data, bytes, static_cast<FreeFunction>(nullptr), account, component) {
+    owner_ = owner;
+  }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     if (this != &other) {
@@ -93,6 +108,7 @@ class Buffer {
       data_ = std::exchange(other.data_, nullptr);
       bytes_ = std::exchange(other.bytes_, 0);
       free_ = other.free_;
+      owner_ = other.owner_;
       account_ = other.account_;
       component_ = other.component_;
     }
@@ -111,14 +127,19 @@ class Buffer {
   void Reset() {
     if (data_ == nullptr) return;
     if (account_ != nullptr) account_->Add(component_, -static_cast<int64_t>(bytes_));
-    free_(data_, bytes_);
+    if (owner_ != nullptr) {
+      owner_->Free(data_, bytes_);
+    } else {
+      free_(data_, bytes_);
+    }
     data_ = nullptr;
     bytes_ = 0;
   }
 
   void* data_ = nullptr;
   size_t bytes_ = 0;
-  FreeFunction free_ = nullptr;
+  FreeFunction free_ = nullptr;  // one of the two
+  MemoryOwner* owner_ = nullptr;
   MemoryAccount* account_ = nullptr;
   MemoryComponent component_ = MemoryComponent::kWeights;
 };

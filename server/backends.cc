@@ -1,22 +1,77 @@
 // Names of backends to backends.
 #include "server/backends.h"
 
+#include <spdlog/spdlog.h>
+
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/ref/ref_backend.h"
 #include "kernels/status.h"
 
 namespace quantd {
+namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& name, int threads) {
-  if (name == "ref" || (name == "auto" && SupportedIsas().empty())) return CreateRefBackend();
-  if (name == "cpu" || name == "auto") {
-    CpuBackendOptions options;
-    options.num_threads = threads;
-    return CreateCpuBackend(options);
+absl::StatusOr<CudaBackendOptions> CudaOptions(const BackendOptions& options) {
+  CudaBackendOptions cuda;
+  if (options.determinism == "batch_invariant") {
+    cuda.determinism = Determinism::kBatchInvariant;
+  } else if (options.determinism != "default") {
+    return InvalidArgument("determinism: \"{}\" is not one of default, batch_invariant",
+                           options.determinism);
   }
-  if (name == "cuda")
-    return Unimplemented("backend: \"cuda\" is not built in, available: cpu, ref");
-  return InvalidArgument("backend: \"{}\" is not one of auto, cpu, ref, cuda", name);
+  return cuda;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
+    [[maybe_unused]] const CudaBackendOptions& options) {
+#ifdef QUANTD_HAS_CUDA
+  auto backend = cuda::CreateBackend(options);
+  if (!backend.ok()) return Annotate(backend.status(), "backend: \"cuda\"");
+  return backend;
+#else
+  return Unimplemented("backend: \"cuda\" is not built in, available: cpu, ref");
+#endif
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateEmulated(
+    [[maybe_unused]] const CudaBackendOptions& options) {
+#ifdef QUANTD_HAS_CUDA_EMULATION
+  return cuda_emulated::CreateBackend(options);
+#else
+  return Unimplemented("backend: \"cuda-emulated\" is not built in; it is for tests");
+#endif
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpu(const BackendOptions& options) {
+  CpuBackendOptions cpu;
+  cpu.num_threads = options.threads;
+  return CreateCpuBackend(cpu);
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBest(const BackendOptions& options,
+                                                    const CudaBackendOptions& cuda_options) {
+  auto cuda = CreateCuda(cuda_options);
+  if (cuda.ok()) {
+    spdlog::info("backend auto: cuda, {}", (*cuda)->info().description);
+    return cuda;
+  }
+  const bool cpu = !SupportedIsas().empty();
+  spdlog::info("backend auto: {}, because {}", cpu ? "cpu" : "ref", Message(cuda.status()));
+  if (cpu) return CreateCpu(options);
+  return CreateRefBackend();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
+  ASSIGN_OR_RETURN(const CudaBackendOptions cuda, CudaOptions(options));
+  if (options.name == "auto") return CreateBest(options, cuda);
+  if (options.name == "cuda") return CreateCuda(cuda);
+  if (options.name == "cpu") return CreateCpu(options);
+  if (options.name == "ref") return CreateRefBackend();
+  if (options.name == "cuda-emulated") return CreateEmulated(cuda);
+  return InvalidArgument("backend: \"{}\" is not one of auto, cuda, cpu, ref, cuda-emulated",
+                         options.name);
 }
 
 }  // namespace quantd

@@ -1,4 +1,7 @@
 // CreateBackend: a backend by the name a user gives.
+//
+// cuda-emulated runs the kernels of cuda on the CPU, thread by thread: for tests, and only in
+// builds that have it.
 #pragma once
 
 #include <memory>
@@ -9,9 +12,16 @@
 
 namespace quantd {
 
-/// `name`: "auto" (cpu where its instruction sets are there, else ref), "cpu" or "ref". `threads`
-/// is for cpu, 0: what affinity and cgroup quota allow. UNIMPLEMENTED for "cuda", which this build
-/// does not have, and for cpu on a processor it cannot use; INVALID_ARGUMENT for other names.
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& name, int threads);
+struct BackendOptions {
+  std::string name = "auto";            // auto | cuda | cpu | ref | cuda-emulated
+  int threads = 0;                      // of cpu; 0: what affinity and cgroup quota allow
+  std::string determinism = "default";  // of cuda: default | batch_invariant
+};
+
+/// "auto" is cuda where this build has it and the machine a device for it, else cpu where its
+/// instruction sets are there, else ref; the log says why. UNIMPLEMENTED for what this build does
+/// not have, and for cpu on a processor it cannot use; UNAVAILABLE for cuda without a driver or
+/// device; INVALID_ARGUMENT for other names of backend or determinism.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 }  // namespace quantd

@@ -6,16 +6,16 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <set>
-#include <sstream>
 #include <string_view>
 #include <variant>
 
 #include "engine/weights/nearest.h"
+#include "kernels/fault_list.h"
 #include "kernels/status.h"
+#include "server/read_input.h"
 
 namespace quantd {
 namespace {
@@ -38,7 +38,10 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {"model", &c.model},
       {"served_model_name", &c.served_model_name},
       {"profile", &c.profile},
-      {.path = "backend", .value = &c.backend, .choices = {"auto", "cpu", "ref", "cuda"}},
+      {.path = "backend",
+       .value = &c.backend,
+       .choices = {"auto", "cuda", "cpu", "ref", "cuda-emulated"}},
+      {.path = "determinism", .value = &c.determinism, .choices = {"default", "batch_invariant"}},
       {"threads", &c.threads, 0, 1024},
       {"listen.grpc", &c.listen.grpc},
       {"listen.http", &c.listen.http},
@@ -59,7 +62,9 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {"scheduler.max_num_seqs", &c.scheduler.max_num_seqs, 1, 65536},
       {"scheduler.max_num_batched_tokens", &c.scheduler.max_num_batched_tokens, 1, 1 << 20},
       {"scheduler.max_model_len", &c.scheduler.max_model_len, 0, static_cast<double>(kMaxInt)},
-      {"scheduler.pipeline_depth", &c.scheduler.pipeline_depth, 0, 1},
+      {.path = "scheduler.pipeline_depth",
+       .value = &c.scheduler.pipeline_depth,
+       .choices = {"auto", "0", "1"}},
       {"timeouts.stall_seconds", &c.timeouts.stall_seconds, 0.05, kForever},
       {"timeouts.max_request_seconds", &c.timeouts.max_request_seconds, 0, kForever},
       {"timeouts.drain_seconds", &c.timeouts.drain_seconds, 0, kForever},
@@ -75,7 +80,8 @@ std::vector<Key> KeysOf(ServerConfig& c) {
 absl::Status UnknownKey(const std::string& source, const std::string& path,
                         const std::vector<Key>& keys) {
   std::vector<std::string_view> known;
-  for (const Key& key : keys) known.push_back(key.path);
+  known.reserve(keys.size());
+  for (const Key& key : keys) known.emplace_back(key.path);
   return InvalidArgument("{}: unknown key {}; the nearest known key is {}", source, path,
                          NearestName(path, known));
 }
@@ -190,31 +196,28 @@ void Normalize(ServerConfig* config) {
 }
 
 absl::Status Validate(const ServerConfig& config, const std::string& source) {
-  std::vector<std::string> faults;
+  FaultList faults;
   std::string host;
   int port = 0;
-  if (config.model.empty()) faults.push_back("model: empty, must name a model folder");
+  if (config.model.empty()) faults.Add("model: empty, must name a model folder");
   if (const absl::Status s = ParseAddress(config.listen.grpc, &host, &port); !s.ok()) {
-    faults.push_back("listen.grpc: " + Message(s));
+    faults.Add(Annotate(s, "listen.grpc"));
   }
   if (!config.listen.http.empty()) {
     if (const absl::Status s = ParseAddress(config.listen.http, &host, &port); !s.ok()) {
-      faults.push_back("listen.http: " + Message(s));
+      faults.Add(Annotate(s, "listen.http"));
     } else if (port != 0 && config.listen.http == config.listen.grpc) {
-      faults.push_back(
-          fmt::format("listen.http: {} is listen.grpc's address too", config.listen.http));
+      faults.Add("listen.http: {} is listen.grpc's address too", config.listen.http);
     }
   }
   if (config.kv.cache_bytes > 0 && config.kv.num_blocks > 0) {
-    faults.push_back("kv.cache_bytes and kv.num_blocks: give one of them");
+    faults.Add("kv.cache_bytes and kv.num_blocks: give one of them");
   }
   if (config.scheduler.max_num_seqs > config.scheduler.max_num_batched_tokens) {
-    faults.push_back(
-        fmt::format("scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, {}",
-                    config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs));
+    faults.Add("scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, {}",
+               config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs);
   }
-  if (faults.empty()) return absl::OkStatus();
-  return InvalidArgument("{}: {}", source, fmt::join(faults, "; "));
+  return Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source);
 }
 
 // A scalar that YAML reads back as the same string.
@@ -236,7 +239,7 @@ EngineOptions ServerConfig::ToEngineOptions() const {
   o.num_kv_blocks = static_cast<int32_t>(kv.num_blocks);
   o.max_model_len = static_cast<int32_t>(scheduler.max_model_len);
   o.enable_prefix_caching = kv.prefix_caching;
-  o.pipeline_depth = static_cast<int32_t>(scheduler.pipeline_depth);
+  o.pipeline_depth = scheduler.pipeline_depth == "auto" ? -1 : scheduler.pipeline_depth == "1";
   return o;
 }
 
@@ -263,12 +266,8 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const st
 absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
                                               const std::vector<std::string>& overrides) {
   if (path.empty()) return ParseServerConfig("", "server configuration", overrides);
-  std::ifstream file(path);
-  if (!file) return NotFound("{}: cannot be read", path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return NotFound("{}: cannot be read", path);
-  return ParseServerConfig(text.str(), path, overrides);
+  ASSIGN_OR_RETURN(const std::string text, ReadInput(path, path));
+  return ParseServerConfig(text, path, overrides);
 }
 
 std::string ToYaml(const ServerConfig& config) {

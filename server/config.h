@@ -15,11 +15,12 @@
 namespace quantd {
 
 struct ServerConfig {
-  std::string model;              // folder of the model
-  std::string served_model_name;  // normalized: `model` when empty
-  std::string profile;            // name or file; empty: the checkpoint as it is
-  std::string backend = "auto";   // auto | cpu | ref | cuda
-  int64_t threads = 0;            // of the cpu backend; 0: what affinity and cgroup allow
+  std::string model;                    // folder of the model
+  std::string served_model_name;        // normalized: `model` when empty
+  std::string profile;                  // name or file; empty: the checkpoint as it is
+  std::string backend = "auto";         // auto | cuda | cpu | ref | cuda-emulated
+  std::string determinism = "default";  // default | batch_invariant; of cuda
+  int64_t threads = 0;                  // of the cpu backend; 0: what affinity and cgroup allow
 
   struct Listen {
     std::string grpc = "127.0.0.1:50051";
@@ -49,8 +50,8 @@ struct ServerConfig {
   struct Scheduler {
     int64_t max_num_seqs = 16;
     int64_t max_num_batched_tokens = 512;
-    int64_t max_model_len = 0;  // 0: the model's max_position_embeddings
-    int64_t pipeline_depth = 0;
+    int64_t max_model_len = 0;            // 0: the model's max_position_embeddings
+    std::string pipeline_depth = "auto";  // auto | 0 | 1
   } scheduler;
 
   struct Timeouts {

@@ -5,7 +5,6 @@
 
 #include "engine/weights/profile.h"
 #include "kernels/status.h"
-#include "server/backends.h"
 
 namespace quantd {
 namespace {
@@ -40,7 +39,7 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
     if (!tokenizer.ok()) return InFolder(options.model, tokenizer.status());
     opened.tokenizer = std::move(*tokenizer);
   }
-  ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend, options.threads));
+  ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend));
   absl::StatusOr<LoadedModel> loaded = LoadModel(*opened.backend, load);
   if (!loaded.ok()) return InFolder(options.model, loaded.status());
   opened.loaded = std::move(*loaded);

@@ -11,14 +11,14 @@
 #include "engine/load.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
+#include "server/backends.h"
 
 namespace quantd {
 
 struct OpenModelOptions {
   std::string model;    // folder
   std::string profile;  // name or file; empty: the checkpoint as it is
-  std::string backend = "auto";
-  int threads = 0;
+  BackendOptions backend;
   EngineOptions engine;        // sizes the model's step buffers
   bool need_tokenizer = true;  // false: `tokenizer` stays null
 };

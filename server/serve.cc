@@ -47,8 +47,9 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
   OpenModelOptions options;
   options.model = config.model;
   options.profile = config.profile;
-  options.backend = config.backend;
-  options.threads = static_cast<int>(config.threads);
+  options.backend.name = config.backend;
+  options.backend.threads = static_cast<int>(config.threads);
+  options.backend.determinism = config.determinism;
   options.engine = config.ToEngineOptions();
   LoadProgressReporter reporter(isatty(STDERR_FILENO) != 0);
   ASSIGN_OR_RETURN(

@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/models/decoder_spec.h"
-#include "engine/weights/fault_list.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 

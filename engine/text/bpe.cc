@@ -26,7 +26,7 @@ const Bpe::Merge* Bpe::Find(int32_t left, int32_t right) const {
   return merge.pair == kNoPair ? nullptr : &merge;
 }
 
-Bpe Bpe::Create(const BpeSpec& spec, const Vocabulary& vocabulary, Faults* faults) {
+Bpe Bpe::Create(const BpeSpec& spec, const Vocabulary& vocabulary, FaultList* faults) {
   Bpe bpe;
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);

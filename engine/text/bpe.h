@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/text/faults.h"
 #include "engine/text/tokenizer_spec.h"
 #include "engine/text/vocabulary.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 
@@ -27,7 +27,7 @@ class Bpe {
   };
 
   /// Resolves the merges of `spec`; those of unknown tokens are added to `faults`.
-  static Bpe Create(const BpeSpec& spec, const Vocabulary& vocabulary, Faults* faults);
+  static Bpe Create(const BpeSpec& spec, const Vocabulary& vocabulary, FaultList* faults);
 
   /// Appends the token ids of `piece`: from single bytes, the merge of lowest rank first, the
   /// leftmost among equals, until none applies. Time n log n. A byte that the vocabulary lacks is

@@ -20,13 +20,13 @@ constexpr size_t kMaxTextBytes = size_t{1} << 30;  // symbols are numbered by in
 class BpeTokenizer final : public Tokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const TokenizerSpec& spec) {
-    Faults faults;
+    FaultList faults;
     std::unique_ptr<BpeTokenizer> tokenizer(new BpeTokenizer);
     tokenizer->vocabulary_ = Vocabulary::Create(spec, &faults);
     tokenizer->bpe_ = Bpe::Create(spec.bpe, tokenizer->vocabulary_, &faults);
     tokenizer->ignore_merges_ = spec.bpe.ignore_merges;
     tokenizer->FindNamed(spec, &faults);
-    RETURN_IF_ERROR(faults.ToStatus(spec.path));
+    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec.path));
     if (const int missing = tokenizer->bpe_.MissingBytes(); spec.bpe.unk_token && missing > 0) {
       return Unimplemented(
           "{}: model.unk_token {:?} is not supported where bytes have no token ({} here)",
@@ -103,7 +103,7 @@ class BpeTokenizer final : public Tokenizer {
   BpeTokenizer() = default;
 
   // The tokens that other parts of the files name.
-  void FindNamed(const TokenizerSpec& spec, Faults* faults) {
+  void FindNamed(const TokenizerSpec& spec, FaultList* faults) {
     template_before_ = spec.template_before;
     template_after_ = spec.template_after;
     for (const auto* ids : {&template_before_, &template_after_}) {

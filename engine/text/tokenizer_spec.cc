@@ -7,7 +7,7 @@
 #include <string_view>
 #include <system_error>
 
-#include "engine/text/faults.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 namespace {
@@ -48,7 +48,7 @@ absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
 // the same, as they are to serde.
 class Object {
  public:
-  Object(const Json& json, std::string name, Faults* faults)
+  Object(const Json& json, std::string name, FaultList* faults)
       : json_(json), name_(std::move(name)), faults_(faults) {
     if (!json.is_object()) faults->Add("{}: not an object", name_);
   }
@@ -90,12 +90,12 @@ class Object {
  private:
   const Json& json_;
   std::string name_;
-  Faults* faults_;
+  FaultList* faults_;
 };
 
 class Reader {
  public:
-  Reader(TokenizerSpec* spec, Faults* faults) : spec_(spec), faults_(faults) {}
+  Reader(TokenizerSpec* spec, FaultList* faults) : spec_(spec), faults_(faults) {}
 
   // OK with faults added for what is malformed, UNIMPLEMENTED for what is not supported.
   absl::Status Read(const Json& json) {
@@ -327,11 +327,11 @@ class Reader {
   }
 
   TokenizerSpec* spec_;
-  Faults* faults_;
+  FaultList* faults_;
 };
 
 // bos_token and the like: a string, or an object with "content".
-std::optional<std::string> ConfigToken(const Json& config, const char* key, Faults* faults) {
+std::optional<std::string> ConfigToken(const Json& config, const char* key, FaultList* faults) {
   const Object object(config, "tokenizer_config.json", faults);
   const Json& value = object.Get(key);
   if (value.is_object()) return Object(value, object.NameOf(key), faults).OptionalString("content");
@@ -344,12 +344,12 @@ absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::filesystem::path& dir
   TokenizerSpec spec;
   const std::filesystem::path path = dir / "tokenizer.json";
   spec.path = path.string();
-  Faults faults;
+  FaultList faults;
   {
     ASSIGN_OR_RETURN(const Json json, ReadJson(path));
     const absl::Status status = Reader(&spec, &faults).Read(json);
     // A malformed part can look like an unsupported one, so faults come first.
-    RETURN_IF_ERROR(faults.ToStatus(spec.path));
+    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec.path));
     RETURN_IF_ERROR(Annotate(status, spec.path));
   }
   const std::filesystem::path config_path = dir / "tokenizer_config.json";
@@ -358,7 +358,7 @@ absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::filesystem::path& dir
   ASSIGN_OR_RETURN(const Json config, ReadJson(config_path));
   spec.bos_token = ConfigToken(config, "bos_token", &faults);
   spec.eos_token = ConfigToken(config, "eos_token", &faults);
-  RETURN_IF_ERROR(faults.ToStatus(config_path.string()));
+  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), config_path.string()));
   return spec;
 }
 

@@ -20,7 +20,7 @@ void Vocabulary::Reserve(int32_t id) {
   special_.resize(id + 1);
 }
 
-Vocabulary Vocabulary::Create(const TokenizerSpec& spec, Faults* faults) {
+Vocabulary Vocabulary::Create(const TokenizerSpec& spec, FaultList* faults) {
   Vocabulary vocabulary;
   vocabulary.by_bytes_.reserve(spec.bpe.vocab.size());
   std::string bytes;

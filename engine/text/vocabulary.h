@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engine/text/faults.h"
 #include "engine/text/tokenizer_spec.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 
@@ -18,7 +18,7 @@ class Vocabulary {
  public:
   /// Takes the model's vocabulary and the added tokens of `spec`; an id of two tokens, or a token
   /// with two ids, is added to `faults`.
-  static Vocabulary Create(const TokenizerSpec& spec, Faults* faults);
+  static Vocabulary Create(const TokenizerSpec& spec, FaultList* faults);
 
   int32_t size() const { return static_cast<int32_t>(bytes_.size()); }
   std::string_view Bytes(int32_t id) const { return InRange(id) ? bytes_[id] : std::string_view(); }

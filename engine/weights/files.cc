@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/weights/broken_mapping.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -67,6 +68,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::filesystem::path& path) {
   void* data = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, opened.fd, 0);
   if (data == MAP_FAILED) return DataLoss("{}: mmap: {}", path.string(), std::strerror(errno));
   file.data_ = static_cast<const std::byte*>(data);
+  AddMapping(data, file.size_, path.string());
   ::madvise(data, file.size_, MADV_SEQUENTIAL);  // tensors are read once, front to back
   return file;
 }
@@ -86,7 +88,10 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 MappedFile::~MappedFile() { Close(); }
 
 void MappedFile::Close() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ != nullptr) {
+    RemoveMapping(data_);
+    ::munmap(const_cast<std::byte*>(data_), size_);
+  }
   if (fd_ >= 0) ::close(fd_);
   data_ = nullptr;
   fd_ = -1;

@@ -137,6 +137,20 @@ class Packer {
   }
 
   absl::Status PackModule(const ModulePlan& plan, size_t segment, PackedWeight& weight) {
+    if (plan.import == nullptr) {
+      const StoredTensor& stored = *checkpoint_.Find(plan.tensor);
+      if (backend_.QuantizesRows(weight.format(), *ToDType(stored.dtype))) {
+        const SourceMatrix source = ViewOf(stored, plan.shape.n, plan.shape.k);
+        RETURN_IF_ERROR(CheckFinite(source.view, plan.tensor));
+        absl::Status by_format =
+            QuantizeMethodFor(plan.options.method).CheckQuantizeRows(source.view, plan.options);
+        if (by_format.ok()) {
+          NoteMatrix(source.copy_bytes());
+          return backend_.QuantizeRows(weight, segment, source.view);
+        }
+        if (!absl::IsUnimplemented(by_format)) return by_format;
+      }
+    }
     ASSIGN_OR_RETURN(const QuantizedMatrix matrix, Matrix(plan));
     NoteMatrix(BytesOf(matrix));
     return backend_.PackRows(weight, segment, matrix);

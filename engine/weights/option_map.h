@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/weights/fault_list.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 

@@ -118,7 +118,8 @@ std::string QuantProfile::Hash() const {
 
 std::vector<std::string> BuiltInProfiles() {
   std::vector<std::string> names;
-  for (int i = 0; i < kNumBuiltInProfiles; ++i) names.push_back(kBuiltInProfiles[i].name);
+  names.reserve(kNumBuiltInProfiles);
+  for (int i = 0; i < kNumBuiltInProfiles; ++i) names.emplace_back(kBuiltInProfiles[i].name);
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -45,7 +45,9 @@ struct QuantProfile {
   std::string description;
   MethodOptions quantization;
   std::vector<ProfileOverride> overrides;  // first match wins
-  std::optional<DType> kv_dtype;           // kv_cache.dtype; absent or "auto": the compute dtype
+  /// kv_cache.dtype: a float type or int8 (kernels/quant/kv_codec.h); absent or "auto": the compute
+  /// dtype.
+  std::optional<DType> kv_dtype;
   ActivationQuant::OutlierScope outlier_scope = ActivationQuant::OutlierScope::kRow;
 
   /// The options that apply to `module` ("model.layers.0.mlp.up_proj"): an override, else the

@@ -80,27 +80,29 @@ YAML::Node Child(const YAML::Node& node, const char* key) {
   return node.IsMap() ? node[key] : YAML::Node(YAML::NodeType::Undefined);
 }
 
-// auto or absent: nullopt.
-std::optional<DType> FloatDType(const OptionReader& reader, std::string_view key) {
+// auto or absent: nullopt. `others`: what else may stand there, for the message.
+std::optional<DType> FloatDType(const OptionReader& reader, std::string_view key,
+                                std::string_view others = "") {
   const std::string name = reader.String(key, "auto");
   if (name == "auto") return std::nullopt;
   const auto dtype = ParseDType(name);
   if (dtype && (*dtype == DType::kF32 || *dtype == DType::kF16 || *dtype == DType::kBF16))
     return dtype;
-  reader.faults().Add("{}: \"{}\" is not one of auto, float32, float16, bfloat16", reader.Path(key),
-                      name);
+  reader.faults().Add("{}: \"{}\" is not one of auto, float32, float16, bfloat16{}",
+                      reader.Path(key), name, others);
   return std::nullopt;
 }
 
 std::optional<DType> KvDType(const OptionReader& reader) {
-  const OptionValue* v = reader.Find("dtype");
-  if (v != nullptr && (v->text == "int8" || v->text == "fp8_e4m3")) {
+  const std::string name = reader.String("dtype", "auto");
+  if (name == "fp8_e4m3") {
     reader.faults().AddUnimplemented(
-        "{}: \"{}\" is not supported; supported: auto, float32, float16, bfloat16",
-        reader.Path("dtype"), v->text);
+        "{}: \"{}\" is not supported; supported: auto, float32, float16, bfloat16, int8",
+        reader.Path("dtype"), name);
     return std::nullopt;
   }
-  return FloatDType(reader, "dtype");
+  if (name == "int8") return DType::kI8;
+  return FloatDType(reader, "dtype", ", int8");
 }
 
 // A model has one compute dtype, the profile's: an override inherits it or repeats it.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <set>
 
-#include "engine/weights/fault_list.h"
 #include "engine/weights/quantization_options.h"
+#include "kernels/fault_list.h"
 
 namespace quantd {
 namespace {

@@ -3,10 +3,10 @@
 // Idea: online softmax (Milakov and Gimelshein, 2018) over tiles of kTile keys that start at
 // position 0, so that a row's result depends on its position only, never on how its sequence was
 // cut into steps. A tile's K and V are converted to f32 once and used by all query heads of the
-// group. Mapping: one call is one (row, KV head); the backend splits calls over threads. Bytes: K
-// and V once a call, from L1/L2 for the rows of one prompt. Bound: at decode memory, at prefill the
-// dot products.
-// The order of these matters.
+// group; the scales of an int8 cache go to scores and weights, once a key. Mapping: one call is one
+// (row, KV head); the backend splits calls over threads. Bytes: K and V once a call, from L1/L2 for
+// the rows of one prompt. Bound: at decode memory, at prefill the dot products. The order of these
+// matters.
 // clang-format off
 #include "kernels/cpu/highway_targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/cpu/vector_ops.h"
@@ -34,19 +35,31 @@ constexpr int64_t PaddedDim(int64_t head_dim) { return (head_dim + kLanes - 1) /
 
 int64_t ScratchFloats(const AttentionSpec& spec) {
   const int64_t group = spec.num_heads / spec.num_kv_heads;
-  // q and output sums of the group, a tile of K or V, scores, and two statistics a head.
-  return (2 * group + kTile) * PaddedDim(spec.head_dim) + group * (kTile + 2);
+  // q and output sums of the group, a tile of K or V, its scales, scores, and two statistics a
+  // head.
+  return (2 * group + kTile) * PaddedDim(spec.head_dim) + kTile + group * (kTile + 2);
 }
 
-/// Keys first .. first + count of a sequence's cache half as f32 rows [count][dim].
+/// Keys first .. first + count of a sequence's cache half as f32 rows [count][dim]; of int8 the
+/// codes, and `half_scales` of the keys to `scales` [count].
 template <class C>
-void LoadTile(const C* half, const KvLayer& cache, const int32_t* table, int64_t kv_head,
-              int64_t first, int64_t count, int64_t dim, float* tile) {
+void LoadTile(const C* half, const float* half_scales, const KvLayer& cache, const int32_t* table,
+              int64_t kv_head, int64_t first, int64_t count, int64_t dim, float* tile,
+              float* scales) {
   for (int64_t t = 0; t < count; ++t) {
     const int64_t position = first + t;
-    const int64_t from =
-        cache.Offset(table[position / cache.block_size], kv_head, position % cache.block_size);
-    ConvertRow(half + from, cache.head_dim, tile + t * dim);
+    const int64_t row =
+        cache.Row(table[position / cache.block_size], kv_head, position % cache.block_size);
+    ConvertRow(half + row * cache.head_dim, cache.head_dim, tile + t * dim);
+    if (half_scales != nullptr) scales[t] = half_scales[row];
+  }
+}
+
+/// values[t] *= scales[t] for all of a tile; what is behind its keys does not matter.
+inline void MultiplyTile(const float* scales, float* values) {
+  const D d;
+  for (int64_t t = 0; t < kTile; t += kLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, values + t), hn::LoadU(d, scales + t)), d, values + t);
   }
 }
 
@@ -142,22 +155,28 @@ void AttendHeads(const T* q, const AttentionSpec& spec, const KvLayer& cache, co
   float* queries = scratch;             // [group][dim]
   float* sums = queries + group * dim;  // [group][dim]
   float* tile = sums + group * dim;     // [kTile][dim]
-  float* scores = tile + kTile * dim;   // [group][kTile]
+  float* scales = tile + kTile * dim;   // [kTile] of int8 keys or values
+  float* scores = scales + kTile;       // [group][kTile]
   float* largest = scores + group * kTile;
   float* totals = largest + group;
   std::fill(scratch, scratch + ScratchFloats(spec), 0.0f);  // padding must be zero
   std::fill(largest, largest + group, -std::numeric_limits<float>::infinity());
   for (int64_t g = 0; g < group; ++g) ConvertRow(q + g * head_dim, head_dim, queries + g * dim);
 
+  constexpr bool kScaled = std::is_same_v<C, int8_t>;  // once a key: scores, and weights of V
   for (int64_t first = 0; first < context; first += kTile) {
     const int64_t count = std::min(kTile, context - first);
-    LoadTile(static_cast<const C*>(cache.k), cache, table, kv_head, first, count, dim, tile);
+    LoadTile(static_cast<const C*>(cache.k), cache.k_scales, cache, table, kv_head, first, count,
+             dim, tile, scales);
     for (int64_t g = 0; g < group; ++g) {
       Scores(queries + g * dim, tile, dim, count, spec.scale, scores + g * kTile);
+      if (kScaled) MultiplyTile(scales, scores + g * kTile);
     }
-    LoadTile(static_cast<const C*>(cache.v), cache, table, kv_head, first, count, dim, tile);
+    LoadTile(static_cast<const C*>(cache.v), cache.v_scales, cache, table, kv_head, first, count,
+             dim, tile, scales);
     for (int64_t g = 0; g < group; ++g) {
       const float factor = FoldScores(scores + g * kTile, count, largest + g, totals + g);
+      if (kScaled) MultiplyTile(scales, scores + g * kTile);
       Accumulate(scores + g * kTile, tile, dim, count, factor, sums + g * dim);
     }
   }
@@ -186,6 +205,8 @@ void AttendRow(const TensorView& q, const AttentionSpec& spec, const AttentionBa
       return AttendHeads<T, float>(from, spec, cache, table, context, kv_head, to, scratch);
     case DType::kF16:
       return AttendHeads<T, F16>(from, spec, cache, table, context, kv_head, to, scratch);
+    case DType::kI8:
+      return AttendHeads<T, int8_t>(from, spec, cache, table, context, kv_head, to, scratch);
     default: return AttendHeads<T, BF16>(from, spec, cache, table, context, kv_head, to, scratch);
   }
 }
@@ -200,10 +221,7 @@ void Attend(const TensorView& q, const AttentionSpec& spec, const AttentionBatch
   }
 }
 
-const AttentionKernels& Table() {
-  static constexpr AttentionKernels kTable = {ScratchFloats, Attend};
-  return kTable;
-}
+constexpr AttentionKernels kTable = {ScratchFloats, Attend};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR
@@ -212,11 +230,5 @@ const AttentionKernels& Table() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace quantd {
-
-const AttentionKernels& AttentionKernelsFor(CpuIsa isa) {
-  return isa == CpuIsa::kAvx2 ? N_AVX2::Table() : N_AVX3::Table();
-}
-
-}  // namespace quantd
-#endif  // HWY_ONCE
+QUANTD_EXPORT_TABLE(AttentionKernels)
+#endif

@@ -1,18 +1,16 @@
 // CpuBackend: checks, memory and threads of the ops; the numerics are in the files beside.
 #include "kernels/cpu/cpu_backend.h"
 
-#include <sys/sysinfo.h>
-
 #include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <string>
 
 #include "kernels/cpu/linear_op.h"
-#include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/vector_ops.h"
+#include "kernels/host_backend.h"
 #include "kernels/op_checks.h"
 #include "kernels/status.h"
 
@@ -38,7 +36,7 @@ std::string ProcessorName() {
   return "x86-64";
 }
 
-class CpuBackend : public Backend {
+class CpuBackend : public HostBackend {
  public:
   CpuBackend(CpuIsa isa, int num_threads)
       : isa_(isa),
@@ -52,24 +50,11 @@ class CpuBackend : public Backend {
   std::string_view name() const override { return "cpu"; }
 
   DeviceInfo info() const override {
-    struct sysinfo system {};
-    sysinfo(&system);
-    const int64_t unit = system.mem_unit;
-    return {.description = fmt::format("{}, {} thread{}, {}", ProcessorName(), pool_.num_threads(),
-                                       pool_.num_threads() == 1 ? "" : "s", ToString(isa_)),
-            .isa = std::string(ToString(isa_)),
-            .total_memory = static_cast<int64_t>(system.totalram) * unit,
-            .free_memory = static_cast<int64_t>(system.freeram + system.bufferram) * unit};
-  }
-
-  absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryComponent component) override {
-    return AllocateCpu(bytes, component, memory());
-  }
-  void Upload(const void* host, size_t bytes, void* device) override {
-    if (bytes > 0) std::memcpy(device, host, bytes);
-  }
-  void Download(const void* device, size_t bytes, void* host) override {
-    if (bytes > 0) std::memcpy(host, device, bytes);
+    const std::string isa(ToString(isa_));
+    const int threads = pool_.num_threads();
+    return HostInfo(
+        fmt::format("{}, {} thread{}, {}", ProcessorName(), threads, threads == 1 ? "" : "s", isa),
+        isa);
   }
 
   absl::StatusOr<std::unique_ptr<PackedWeight>> CreatePacked(const QuantFormat& format, int64_t k,

@@ -97,10 +97,7 @@ int32_t ArgMax(const float* values, int64_t count) {
   return static_cast<int32_t>(i);
 }
 
-const ElementwiseKernels& Table() {
-  static constexpr ElementwiseKernels kTable = {GatedSiluRow, FromFloats, ArgMax};
-  return kTable;
-}
+constexpr ElementwiseKernels kTable = {GatedSiluRow, FromFloats, ArgMax};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR
@@ -109,11 +106,5 @@ const ElementwiseKernels& Table() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace quantd {
-
-const ElementwiseKernels& ElementwiseKernelsFor(CpuIsa isa) {
-  return isa == CpuIsa::kAvx2 ? N_AVX2::Table() : N_AVX3::Table();
-}
-
-}  // namespace quantd
-#endif  // HWY_ONCE
+QUANTD_EXPORT_TABLE(ElementwiseKernels)
+#endif

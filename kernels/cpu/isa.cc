@@ -1,4 +1,6 @@
 // Which instruction sets this processor and operating system offer. Pure queries; thread-safe.
+#include <cpuid.h>
+
 #include <string_view>
 #include <vector>
 
@@ -16,13 +18,26 @@ std::string_view ToString(CpuIsa isa) {
   return "unknown";
 }
 
+namespace {
+
+// __builtin_cpu_supports does not know the name "f16c" in every compiler.
+bool HasF16c() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+}  // namespace
+
 std::vector<CpuIsa> SupportedIsas() {
   // __builtin_cpu_supports checks XCR0 as well: an operating system that does not save the wide
   // registers makes it answer no.
   __builtin_cpu_init();
   std::vector<CpuIsa> isas;
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c") || !__builtin_cpu_supports("bmi2")) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !HasF16c() ||
+      !__builtin_cpu_supports("bmi2")) {
     return isas;
   }
   isas.push_back(CpuIsa::kAvx2);

@@ -35,6 +35,12 @@ inline V LoadLanes(const F16* p) {
   return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
 }
 
+inline V LoadLanes(const int8_t* p) {
+  const hn::Rebind<int8_t, D> d8;
+  const hn::RebindToSigned<D> d32;
+  return hn::ConvertTo(D(), hn::PromoteTo(d32, hn::LoadU(d8, p)));
+}
+
 inline void StoreLanes(V v, float* p) { hn::StoreU(v, D(), p); }
 inline void StoreLanes(V v, BF16* p) {
   const hn::Rebind<uint16_t, D> d16;

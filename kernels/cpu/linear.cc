@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "kernels/cpu/linear_op.h"
-#include "kernels/cpu/memory.h"
+#include "kernels/host_memory.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -70,7 +70,7 @@ XLayout LinearOp::LayoutFor(LinearPath path) const {
 uint8_t* LinearOp::Workspace(Buffer& buffer, int64_t bytes) {
   if (static_cast<int64_t>(buffer.bytes()) < bytes) {
     buffer = Buffer();  // before its successor exists: the workspace is never held twice
-    auto grown = AllocateCpu(static_cast<size_t>(bytes), MemoryComponent::kWorkspace, account_);
+    auto grown = AllocateHost(static_cast<size_t>(bytes), MemoryComponent::kWorkspace, account_);
     QUANTD_CHECK(grown.ok(), "{}", Message(grown.status()));
     buffer = std::move(grown).value();
   }

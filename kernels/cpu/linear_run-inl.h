@@ -92,33 +92,21 @@ void RunTile(LinearPath path, const TileArgs& a) {
 }
 
 using TileFunction = void (*)(LinearPath path, const TileArgs& a);
-template <int MR>
-inline constexpr TileFunction kGroup = RunTile<MR, PanelsFor(MR)>;
-template <int MR>
-inline constexpr TileFunction kSingle = RunTile<MR, 1>;
+constexpr int PanelsOf(bool group, int rows) { return group ? PanelsFor(rows) : 1; }
+/// RunTile for one to kMaxRows rows, of one panel or of as many as those rows like.
+template <bool kGroup, class Rows = std::make_integer_sequence<int, kMaxRows>>
+struct Tiles;
+template <bool kGroup, int... kRow>
+struct Tiles<kGroup, std::integer_sequence<int, kRow...>> {
+  static constexpr TileFunction kRun[] = {RunTile<(kRow + 1), PanelsOf(kGroup, kRow + 1)>...};
+};
 
 /// `count` adjacent panels against one tile of `rows` rows.
 inline void RunPanels(int64_t rows, LinearPath path, TileArgs a, int64_t count) {
-  static constexpr TileFunction kGroups[] = {kGroup<1>,
-                                             kGroup<2>,
-                                             kGroup<3>,
-                                             kGroup<4>,
-                                             kGroup < kMaxRows >= 5 ? 5 : 1 >,
-                                             kGroup < kMaxRows >= 6 ? 6 : 1 >,
-                                             kGroup < kMaxRows >= 7 ? 7 : 1 >,
-                                             kGroup < kMaxRows >= 8 ? 8 : 1 > };
-  static constexpr TileFunction kSingles[] = {kSingle<1>,
-                                              kSingle<2>,
-                                              kSingle<3>,
-                                              kSingle<4>,
-                                              kSingle < kMaxRows >= 5 ? 5 : 1 >,
-                                              kSingle < kMaxRows >= 6 ? 6 : 1 >,
-                                              kSingle < kMaxRows >= 7 ? 7 : 1 >,
-                                              kSingle < kMaxRows >= 8 ? 8 : 1 > };
   const int64_t group = PanelsFor(static_cast<int>(rows));
   for (int64_t p = 0; p < count;) {
     const bool whole = count - p >= group;
-    (whole ? kGroups : kSingles)[rows - 1](path, a);
+    (whole ? Tiles<true>::kRun : Tiles<false>::kRun)[rows - 1](path, a);
     const int64_t step = whole ? group : 1;
     p += step;
     a.panel += step;

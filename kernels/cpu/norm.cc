@@ -75,10 +75,7 @@ void AddRow(const TensorView& residual, const TensorView& x, int64_t row) {
   }
 }
 
-const NormKernels& Table() {
-  static constexpr NormKernels kTable = {RmsNormRow, AddRow};
-  return kTable;
-}
+constexpr NormKernels kTable = {RmsNormRow, AddRow};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR
@@ -87,11 +84,5 @@ const NormKernels& Table() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace quantd {
-
-const NormKernels& NormKernelsFor(CpuIsa isa) {
-  return isa == CpuIsa::kAvx2 ? N_AVX2::Table() : N_AVX3::Table();
-}
-
-}  // namespace quantd
-#endif  // HWY_ONCE
+QUANTD_EXPORT_TABLE(NormKernels)
+#endif

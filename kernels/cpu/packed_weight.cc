@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/memory.h"
+#include "kernels/host_memory.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -138,9 +138,9 @@ absl::StatusOr<std::unique_ptr<CpuPackedWeight>> CpuPackedWeight::Create(
     offsets.push_back(at);
   }
   ASSIGN_OR_RETURN(weight->codes_,
-                   AllocateCpu(static_cast<size_t>(code_bytes), component, account));
-  ASSIGN_OR_RETURN(weight->scales_, AllocateCpu(static_cast<size_t>(scale_bytes),
-                                                MemoryComponent::kScales, account));
+                   AllocateHost(static_cast<size_t>(code_bytes), component, account));
+  ASSIGN_OR_RETURN(weight->scales_, AllocateHost(static_cast<size_t>(scale_bytes),
+                                                 MemoryComponent::kScales, account));
   for (size_t i = 0; i < offsets.size(); ++i) {
     PackedSegment& p = weight->packed_[i];
     auto* base = weight->scales_.as<uint8_t>();

@@ -124,10 +124,7 @@ float Quantize(const float* x, int64_t count, float threshold, const uint64_t* z
   return largest;
 }
 
-const QuantizeKernels& Table() {
-  static constexpr QuantizeKernels kTable = {ThroughF16, FindOutliers, Quantize};
-  return kTable;
-}
+constexpr QuantizeKernels kTable = {ThroughF16, FindOutliers, Quantize};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR
@@ -136,11 +133,5 @@ const QuantizeKernels& Table() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace quantd {
-
-const QuantizeKernels& QuantizeKernelsFor(CpuIsa isa) {
-  return isa == CpuIsa::kAvx2 ? N_AVX2::Table() : N_AVX3::Table();
-}
-
-}  // namespace quantd
-#endif  // HWY_ONCE
+QUANTD_EXPORT_TABLE(QuantizeKernels)
+#endif

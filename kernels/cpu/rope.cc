@@ -1,7 +1,6 @@
 // Rotary embedding of a row (Su et al., 2021; halves paired as Hugging Face does) and its K, V to
-// the cache. f32, product and sum rounded apart, one rounding on store. A few hundred bytes a head:
-// bound by the latency of the loads.
-// The order of these matters.
+// the cache. f32, product and sum rounded apart, one rounding on store; int8 as kv_codec.h. A few
+// hundred bytes a head: bound by the latency of the loads. The order of these matters.
 // clang-format off
 #include "kernels/cpu/highway_targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -10,8 +9,11 @@
 #include <hwy/highway.h>
 // clang-format on
 
+#include <algorithm>
+
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/cpu/vector_ops.h"
+#include "kernels/quant/kv_codec.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quantd {
@@ -19,9 +21,11 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 namespace {
 
-/// One head: to[i], to[i + half] = rotation of from[i], from[i + half]. from may be to.
-template <class From, class To>
-void RotateHead(const From* from, int64_t half, const float* cosines, const float* sines, To* to) {
+/// Hands the rotation of a head on: lanes(i, V) of elements i .. i + kLanes, one(i, float) of the
+/// rest. `from` may be written to by both.
+template <class From, class Lanes, class One>
+HWY_INLINE void ForRotated(const From* from, int64_t half, const float* cosines, const float* sines,
+                           const Lanes& lanes, const One& one) {
   const D d;
   int64_t i = 0;
   for (; i + kLanes <= half; i += kLanes) {
@@ -29,14 +33,71 @@ void RotateHead(const From* from, int64_t half, const float* cosines, const floa
     const V b = LoadLanes(from + half + i);
     const V c = hn::LoadU(d, cosines + i);
     const V s = hn::LoadU(d, sines + i);
-    StoreLanes(hn::Sub(hn::Mul(a, c), hn::Mul(b, s)), to + i);
-    StoreLanes(hn::Add(hn::Mul(b, c), hn::Mul(a, s)), to + half + i);
+    lanes(i, hn::Sub(hn::Mul(a, c), hn::Mul(b, s)));
+    lanes(half + i, hn::Add(hn::Mul(b, c), hn::Mul(a, s)));
   }
   for (; i < half; ++i) {
     const float a = static_cast<float>(from[i]);
     const float b = static_cast<float>(from[half + i]);
-    to[i] = static_cast<To>(a * cosines[i] - b * sines[i]);
-    to[half + i] = static_cast<To>(b * cosines[i] + a * sines[i]);
+    one(i, a * cosines[i] - b * sines[i]);
+    one(half + i, b * cosines[i] + a * sines[i]);
+  }
+}
+
+/// One head: to[i], to[i + half] = rotation of from[i], from[i + half]. from may be to.
+template <class From, class To>
+void RotateHead(const From* from, int64_t half, const float* cosines, const float* sines, To* to) {
+  ForRotated(
+      from, half, cosines, sines, [to](int64_t i, V v) HWY_ATTR { StoreLanes(v, to + i); },
+      [to](int64_t i, float v) { to[i] = static_cast<To>(v); });
+}
+
+/// Stores as int8 what each(lanes, one) hands on, twice the same.
+template <class Each>
+HWY_INLINE void StoreCodes(const Each& each, int8_t* codes, float* to_scale) {
+  const D d;
+  const hn::RebindToSigned<D> d32;
+  using V32 = hn::Vec<decltype(d32)>;
+  V32 most = hn::Zero(d32);
+  uint32_t largest = 0;
+  each(
+      [&](int64_t, V v) HWY_ATTR {  // magnitudes as integers: NaN is above all
+        most = hn::Max(most, hn::BitCast(d32, hn::Abs(v)));
+      },
+      [&](int64_t, float v) { largest = std::max(largest, KvMagnitude(v)); });
+  largest = std::max(largest, static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(d32, most))));
+  const KvScale scale = KvScaleOf(largest);
+  *to_scale = scale.scale;
+  const V inverse = hn::Set(d, scale.inverse);
+  const bool zeros = scale.inverse == 0.0f;
+  each(
+      [=](int64_t i, V v) HWY_ATTR {
+        const hn::Rebind<int8_t, D> d8;
+        const V32 rounded = hn::NearestInt(zeros ? hn::Zero(d) : hn::Mul(v, inverse));
+        hn::StoreU(hn::DemoteTo(d8, rounded), d8, codes + i);
+      },
+      [=](int64_t i, float v) { codes[i] = KvCode(v, scale); });
+}
+
+template <class T>
+void StoreRowAsInt8(const T* k, const T* v, const float* cosines, const KvLayer& cache,
+                    int32_t slot) {
+  const int64_t head_dim = cache.head_dim;
+  const int64_t half = head_dim / 2;
+  for (int32_t h = 0; h < cache.num_kv_heads; ++h) {
+    const int64_t to = cache.Row(slot / cache.block_size, h, slot % cache.block_size);
+    const T* const key = k + h * head_dim;
+    const T* const value = v + h * head_dim;
+    StoreCodes([&](const auto& lanes, const auto& one)
+                   HWY_ATTR { ForRotated(key, half, cosines, cosines + half, lanes, one); },
+               static_cast<int8_t*>(cache.k) + to * head_dim, cache.k_scales + to);
+    StoreCodes(
+        [&](const auto& lanes, const auto& one) HWY_ATTR {
+          int64_t i = 0;
+          for (; i + kLanes <= head_dim; i += kLanes) lanes(i, LoadLanes(value + i));
+          for (; i < head_dim; ++i) one(i, static_cast<float>(value[i]));
+        },
+        static_cast<int8_t*>(cache.v) + to * head_dim, cache.v_scales + to);
   }
 }
 
@@ -61,6 +122,7 @@ void RopeRow(T* q, const T* k, const T* v, const float* cosines, const Attention
   switch (cache.dtype) {
     case DType::kF32: return StoreRow<T, float>(k, v, cosines, cache, slot);
     case DType::kF16: return StoreRow<T, F16>(k, v, cosines, cache, slot);
+    case DType::kI8: return StoreRowAsInt8(k, v, cosines, cache, slot);
     default: return StoreRow<T, BF16>(k, v, cosines, cache, slot);
   }
 }
@@ -83,10 +145,7 @@ void RopeAndStore(const TensorView& q, const TensorView& k, const TensorView& v,
   }
 }
 
-const RopeKernels& Table() {
-  static constexpr RopeKernels kTable = {RopeAndStore};
-  return kTable;
-}
+constexpr RopeKernels kTable = {RopeAndStore};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR
@@ -95,11 +154,5 @@ const RopeKernels& Table() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace quantd {
-
-const RopeKernels& RopeKernelsFor(CpuIsa isa) {
-  return isa == CpuIsa::kAvx2 ? N_AVX2::Table() : N_AVX3::Table();
-}
-
-}  // namespace quantd
-#endif  // HWY_ONCE
+QUANTD_EXPORT_TABLE(RopeKernels)
+#endif

@@ -1,23 +1,24 @@
-// device_facts: prints what the GPU at hand is and what it really does: name, SMs, copy bandwidth,
-// bf16 tensor-core rate. A small program of its own, so that it runs wherever a driver is; `./dev
-// gpu`.
+// MeasureDevice: copy and read bandwidth and the bf16 tensor-core rate of the GPU at hand. Not part
+// of the backend: benchmarks compare its kernels with these.
 //
-// Copy bandwidth: a grid-stride copy kernel over 1 GiB (read + write counted), median of 9.
-// bf16 rate: mma.sync m16n8k16 from registers, every SM filled, median of 9. mma.sync is what our
-// own kernels use; wgmma on Hopper goes higher.
+// Copy and read: grid-stride loops of 16-byte accesses over 1 GiB, far beyond any L2. bf16 rate:
+// mma.sync m16n8k16 from registers, eight independent accumulators a warp, every SM filled.
+// mma.sync is what our own kernels use; wgmma on Hopper goes higher. Medians of 9.
+#include "kernels/cuda/device_facts.h"
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <vector>
 
+namespace quantd::cuda {
 namespace {
 
 constexpr int kRuns = 9;
+constexpr size_t kBytes = size_t{1} << 30;
 
-__global__ void CopyKernel(const uint4* __restrict__ in, uint4* __restrict__ out, size_t count) {
+__global__ void FactsCopyKernel(const uint4* __restrict__ in, uint4* __restrict__ out,
+                                size_t count) {
   const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step) {
@@ -25,8 +26,19 @@ __global__ void CopyKernel(const uint4* __restrict__ in, uint4* __restrict__ out
   }
 }
 
-// Eight independent accumulators hide the latency of mma.sync.
-__global__ void MmaKernel(float* sink, int iterations) {
+__global__ void FactsReadKernel(const uint4* __restrict__ in, uint32_t* sink, size_t count) {
+  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+  uint32_t sum = 0;
+#pragma unroll 8
+  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step) {
+    const uint4 v = in[i];
+    sum ^= v.x ^ v.y ^ v.z ^ v.w;
+  }
+  if (sum == 0x12345678u) *sink = sum;  // keeps the loop alive
+}
+
+__global__ void FactsMmaKernel(float* sink, int iterations) {
   float c[8][4] = {};
   uint32_t a[4], b[2];
   for (int i = 0; i < 4; ++i) a[i] = threadIdx.x + i;
@@ -47,14 +59,8 @@ __global__ void MmaKernel(float* sink, int iterations) {
   if (sum == 12345.678f) *sink = sum;  // keeps the loop alive
 }
 
-bool Ok(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    std::fprintf(stderr, "device_facts: %s: %s\n", what, cudaGetErrorString(error));
-  return error == cudaSuccess;
-}
-
 template <typename Launch>
-float MedianMilliseconds(Launch launch) {
+double MedianSeconds(Launch launch) {
   cudaEvent_t start, stop;
   cudaEventCreate(&start);
   cudaEventCreate(&stop);
@@ -71,50 +77,54 @@ float MedianMilliseconds(Launch launch) {
   }
   cudaEventDestroy(start);
   cudaEventDestroy(stop);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
+  return times[kRuns / 2] * 1e-3;
+}
+
+void Measure(DeviceMeasurements& m, uint4* in, uint4* out) {
+  cudaMemset(in, 1, kBytes);
+  const int blocks = m.multiprocessors * 8;
+  const size_t count = kBytes / sizeof(uint4);
+  const double bytes = static_cast<double>(kBytes);
+  m.copy_bytes_per_second =
+      2 * bytes / MedianSeconds([&] { FactsCopyKernel<<<blocks, 512>>>(in, out, count); });
+  m.read_bytes_per_second =
+      bytes / MedianSeconds([&] {
+        FactsReadKernel<<<blocks, 512>>>(in, reinterpret_cast<uint32_t*>(out), count);
+      });
+  constexpr int kIterations = 4096, kWarps = 8;
+  const double flops = 2.0 * 16 * 8 * 16 * 8 * kIterations * kWarps * 2 * m.multiprocessors;
+  m.mma_flops_per_second = flops / MedianSeconds([&] {
+                             FactsMmaKernel<<<m.multiprocessors * 2, kWarps * 32>>>(
+                                 reinterpret_cast<float*>(out), kIterations);
+                           });
 }
 
 }  // namespace
 
-int main() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    std::printf("no GPU here: %s\n",
-                error == cudaSuccess ? "the driver lists none" : cudaGetErrorString(error));
-    return 0;
-  }
-  cudaDeviceProp p{};
-  if (!Ok(cudaGetDeviceProperties(&p, 0), "cudaGetDeviceProperties")) return 1;
-  size_t free_bytes = 0, total_bytes = 0;
-  if (!Ok(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo")) return 1;
-  std::printf(
-      "name            %s\ncompute         %d.%d\nSMs             %d\nshared/block    %zu KiB\nL2  "
-      "            %d MiB\n",
-      p.name, p.major, p.minor, p.multiProcessorCount, p.sharedMemPerBlockOptin / 1024,
-      p.l2CacheSize >> 20);
-  std::printf("memory          %.1f GiB free of %.1f GiB\n",
-              static_cast<double>(free_bytes) / (1 << 30),
-              static_cast<double>(total_bytes) / (1 << 30));
-
-  const size_t bytes = size_t{1} << 30;
+DeviceMeasurements MeasureDevice() {
+  DeviceMeasurements m;
+  const auto failed = [&](cudaError_t error) {
+    if (error != cudaSuccess && m.error.empty()) m.error = cudaGetErrorString(error);
+    return error != cudaSuccess;
+  };
+  cudaDeviceProp p;
+  if (failed(cudaGetDeviceProperties(&p, 0))) return m;
+  m.name = p.name;
+  m.major = p.major;
+  m.minor = p.minor;
+  m.multiprocessors = p.multiProcessorCount;
+  m.shared_memory_per_block = static_cast<int64_t>(p.sharedMemPerBlockOptin);
+  m.l2_bytes = p.l2CacheSize;
+  m.memory_bytes = static_cast<int64_t>(p.totalGlobalMem);
+  cudaDriverGetVersion(&m.driver);
+  cudaRuntimeGetVersion(&m.runtime);
   uint4 *in = nullptr, *out = nullptr;
-  if (!Ok(cudaMalloc(&in, bytes), "cudaMalloc") || !Ok(cudaMalloc(&out, bytes), "cudaMalloc"))
-    return 1;
-  cudaMemset(in, 1, bytes);
-  const int blocks = p.multiProcessorCount * 8;
-  const float copy_ms =
-      MedianMilliseconds([&] { CopyKernel<<<blocks, 512>>>(in, out, bytes / sizeof(uint4)); });
-  std::printf("copy            %.0f GB/s\n", 2.0 * static_cast<double>(bytes) / copy_ms / 1e6);
-
-  const int iterations = 4096, warps = 8;
-  const float mma_ms = MedianMilliseconds([&] {
-    MmaKernel<<<p.multiProcessorCount * 2, warps * 32>>>(reinterpret_cast<float*>(out), iterations);
-  });
-  const double flops = 2.0 * 16 * 8 * 16 * 8 * iterations * warps * 2 * p.multiProcessorCount;
-  std::printf("bf16 mma.sync   %.0f TFLOP/s\n", flops / mma_ms / 1e9);
+  if (!failed(cudaMalloc(&in, kBytes)) && !failed(cudaMalloc(&out, kBytes))) Measure(m, in, out);
   cudaFree(in);
   cudaFree(out);
-  return Ok(cudaGetLastError(), "kernels") ? 0 : 1;
+  failed(cudaGetLastError());
+  return m;
 }
+
+}  // namespace quantd::cuda

@@ -1,5 +1,5 @@
 // ref's causal attention over the paged cache: all scores of a row, softmax, weighted sum of V.
-// Sums in double, one rounding on store; K and V are read back through the cache's dtype.
+// Sums in double, one rounding on store; K and V are read back through the cache's format.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,21 +21,21 @@ void Attention(const TensorView& q, const AttentionSpec& spec, const AttentionBa
         static_cast<size_t>(batch.seq_of_row[row]) * static_cast<size_t>(batch.max_blocks),
         static_cast<size_t>(batch.max_blocks));
     for (int64_t h = 0; h < spec.num_heads; ++h) {
-      const auto offset = [&](int64_t t) {
+      const auto cache_row = [&](int64_t t) {
         const int32_t block = table[static_cast<size_t>(t / cache.block_size)];
         QUANTD_CHECK(block >= 0 && block < cache.num_blocks, "block {} of {} at position {}", block,
                      cache.num_blocks, t);
-        return cache.Offset(block, h / heads_per_kv, t % cache.block_size);
+        return cache.Row(block, h / heads_per_kv, t % cache.block_size);
       };
 
       weights.assign(static_cast<size_t>(context), 0.0);
       double largest = -std::numeric_limits<double>::infinity();
       for (int64_t t = 0; t < context; ++t) {
-        const int64_t from = offset(t);
+        const int64_t from = cache_row(t);
         double dot = 0.0;
         for (int64_t i = 0; i < d; ++i) {
           dot += static_cast<double>(Load(q, r, h * d + i)) *
-                 static_cast<double>(LoadElement(cache.dtype, cache.k, from + i));
+                 LoadCached(cache.dtype, cache.k, cache.k_scales, from, d, i);
         }
         weights[static_cast<size_t>(t)] = dot * spec.scale;
         largest = std::max(largest, dot * spec.scale);
@@ -45,10 +45,11 @@ void Attention(const TensorView& q, const AttentionSpec& spec, const AttentionBa
       std::fill(sum.begin(), sum.end(), 0.0);
       for (int64_t t = 0; t < context; ++t) {
         const double weight = std::exp(weights[static_cast<size_t>(t)] - largest);
-        const int64_t from = offset(t);
+        const int64_t from = cache_row(t);
         total += weight;
         for (int64_t i = 0; i < d; ++i) {
-          sum[static_cast<size_t>(i)] += weight * LoadElement(cache.dtype, cache.v, from + i);
+          sum[static_cast<size_t>(i)] +=
+              weight * LoadCached(cache.dtype, cache.v, cache.v_scales, from, d, i);
         }
       }
       for (int64_t i = 0; i < d; ++i) {

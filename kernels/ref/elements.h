@@ -32,6 +32,14 @@ inline void StoreElement(DType dtype, void* data, int64_t i, float value) {
   QUANTD_CHECK(false, "{} is not a floating-point type", ToString(dtype));
 }
 
+/// Element `i` of row `row` of a half of a KV cache; `scales` is null for float types.
+inline double LoadCached(DType dtype, const void* half, const float* scales, int64_t row,
+                         int64_t head_dim, int64_t i) {
+  if (dtype != DType::kI8) return static_cast<double>(LoadElement(dtype, half, row * head_dim + i));
+  const int8_t code = static_cast<const int8_t*>(half)[row * head_dim + i];
+  return static_cast<double>(code) * static_cast<double>(scales[row]);
+}
+
 inline float Load(const TensorView& x, int64_t row, int64_t col) {
   return LoadElement(x.dtype, x.data, row * x.stride + col);
 }

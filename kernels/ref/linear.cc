@@ -53,7 +53,8 @@ Int8Activations QuantizeActivations(const TensorView& x, const std::vector<float
     float absmax = 0.0f;
     for (size_t c = 0; c < k; ++c) {
       const float magnitude = std::fabs(x16[r * k + c]);
-      if (a.outlier[r * k + c] == 0 && !(magnitude <= absmax)) absmax = magnitude;
+      if (a.outlier[r * k + c] != 0 || std::isnan(absmax)) continue;  // a NaN stays: it must show
+      if (!(magnitude <= absmax)) absmax = magnitude;
     }
     a.scale[r] = absmax;
     const float inverse = absmax > 0.0f ? 127.0f / absmax : 0.0f;

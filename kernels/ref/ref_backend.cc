@@ -2,12 +2,7 @@
 // beside.
 #include "kernels/ref/ref_backend.h"
 
-#include <sys/mman.h>
-#include <sys/sysinfo.h>
-
-#include <cstring>
-#include <new>
-
+#include "kernels/host_backend.h"
 #include "kernels/op_checks.h"
 #include "kernels/ref/ops.h"
 #include "kernels/status.h"
@@ -17,48 +12,11 @@ namespace {
 
 using ref::RefPackedWeight;
 
-constexpr std::align_val_t kAlignment{64};
-/// From here on memory comes from the kernel page by page: it is zero already, a KV cache costs
-/// nothing until it is written, and a request far beyond memory is refused instead of aborting a
-/// sanitizer.
-constexpr size_t kMapFrom = size_t{1} << 26;
-
-void FreeHeap(void* data, size_t) { ::operator delete(data, kAlignment); }
-void Unmap(void* data, size_t bytes) { munmap(data, bytes); }
-
-class RefBackend : public Backend {
+class RefBackend : public HostBackend {
  public:
   std::string_view name() const override { return "ref"; }
 
-  DeviceInfo info() const override {
-    struct sysinfo system {};
-    sysinfo(&system);
-    const int64_t unit = system.mem_unit;
-    return {.description = "plain loops, 1 thread",
-            .isa = "scalar",
-            .total_memory = static_cast<int64_t>(system.totalram) * unit,
-            .free_memory = static_cast<int64_t>(system.freeram + system.bufferram) * unit};
-  }
-
-  absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryComponent component) override {
-    if (bytes == 0) return Buffer();
-    if (bytes < kMapFrom) {
-      void* data = ::operator new(bytes, kAlignment, std::nothrow);
-      if (data == nullptr) return NoRoom(bytes, component);
-      std::memset(data, 0, bytes);
-      return Buffer(data, bytes, FreeHeap, &memory(), component);
-    }
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) return NoRoom(bytes, component);
-    return Buffer(data, bytes, Unmap, &memory(), component);
-  }
-
-  void Upload(const void* host, size_t bytes, void* device) override {
-    if (bytes > 0) std::memcpy(device, host, bytes);
-  }
-  void Download(const void* device, size_t bytes, void* host) override {
-    if (bytes > 0) std::memcpy(host, device, bytes);
-  }
+  DeviceInfo info() const override { return HostInfo("plain loops, 1 thread", "scalar"); }
 
   absl::StatusOr<std::unique_ptr<PackedWeight>> CreatePacked(const QuantFormat& format, int64_t k,
                                                              std::vector<RowSegment> segments,
@@ -146,9 +104,6 @@ class RefBackend : public Backend {
   }
 
  private:
-  static absl::Status NoRoom(size_t bytes, MemoryComponent component) {
-    return ResourceExhausted("no memory for {} bytes of {}", bytes, ToString(component));
-  }
   static const RefPackedWeight& Weight(const PackedWeight& w) {
     return static_cast<const RefPackedWeight&>(w);
   }

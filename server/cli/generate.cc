@@ -5,22 +5,23 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/text/utf8.h"
 #include "kernels/status.h"
 #include "quantd/v1/inference.pb.h"
+#include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/grpc/client.h"
 #include "server/grpc/convert.h"
 #include "server/load_progress.h"
 #include "server/open_model.h"
+#include "server/read_input.h"
 
 namespace quantd {
 namespace {
@@ -31,8 +32,7 @@ struct GenerateFlags {
   std::string model;
   std::string target;
   std::string profile;
-  std::string backend = "auto";
-  int threads = 0;
+  BackendOptions backend;
   std::string prompt;
   std::string prompt_file;
   int32_t max_tokens = kCliMaxTokens;
@@ -47,16 +47,21 @@ struct GenerateFlags {
   bool no_special = false;
 };
 
+// A string of the protocol can hold nothing else.
+absl::Status CheckUtf8(const char* what, const std::string& text) {
+  const size_t valid = ValidUtf8Prefix(text);
+  if (valid == text.size()) return absl::OkStatus();
+  return InvalidArgument("{} is not valid UTF-8 at byte {}", what, valid);
+}
+
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   v1::GenerateRequest request;
   request.set_text(flags.prompt);
   if (!flags.prompt_file.empty()) {
-    std::ifstream file(flags.prompt_file, std::ios::binary);
-    std::ostringstream text;
-    if (file) text << file.rdbuf();
-    if (!file) return NotFound("--prompt-file {}: cannot be read", flags.prompt_file);
-    request.set_text(text.str());
+    ASSIGN_OR_RETURN(*request.mutable_text(),
+                     ReadInput(flags.prompt_file, "--prompt-file " + flags.prompt_file));
   }
+  RETURN_IF_ERROR(CheckUtf8("the prompt", request.text()));
   request.set_add_special_tokens(!flags.no_special);
   v1::SamplingParams* sampling = request.mutable_sampling();
   sampling->set_max_tokens(flags.max_tokens);
@@ -67,7 +72,10 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   if (flags.seed) sampling->set_seed(*flags.seed);
   if (flags.logprobs) sampling->set_logprobs(*flags.logprobs);
   sampling->set_ignore_eos(flags.ignore_eos);
-  for (const std::string& stop : flags.stop) sampling->add_stop(stop);
+  for (const std::string& stop : flags.stop) {
+    RETURN_IF_ERROR(CheckUtf8("--stop", stop));
+    sampling->add_stop(stop);
+  }
   return request;
 }
 
@@ -145,7 +153,6 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
   options.model = flags.model;
   options.profile = flags.profile;
   options.backend = flags.backend;
-  options.threads = flags.threads;
   options.engine.max_num_seqs = 1;
   std::optional<LoadProgressReporter> progress(std::in_place, isatty(STDERR_FILENO) != 0);
   ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(options, std::ref(*progress)));
@@ -201,17 +208,15 @@ void AddGenerate(CLI::App& app, Run* run) {
   prompt->add_option("--prompt-file", flags->prompt_file, "A file with the text to continue");
   cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file")
       ->excludes(target);
-  cmd->add_option("--backend", flags->backend, "auto, cpu or ref")->excludes(target);
-  cmd->add_option("--threads", flags->threads, "Threads of the cpu backend; 0: as many as allowed")
-      ->check(CLI::Range(0, 1024))
-      ->excludes(target);
+  AddBackendFlags(*cmd, flags->backend, target);
   cmd->add_option("--max-tokens", flags->max_tokens, "Tokens to generate at most")
       ->capture_default_str();
   cmd->add_option("--temperature", flags->temperature, "0 is greedy; default: the model's");
   cmd->add_option("--top-p", flags->top_p, "(0, 1]; default: the model's");
   cmd->add_option("--top-k", flags->top_k, "0 is off; default: the model's");
   cmd->add_option("--min-p", flags->min_p, "[0, 1]; default: the model's");
-  cmd->add_option("--seed", flags->seed, "For the same tokens again");
+  cmd->add_option("--seed", flags->seed, "For the same tokens again")
+      ->check(CLI::NonNegativeNumber);
   cmd->add_option("--stop", flags->stop, "A string that ends the text; may be repeated")
       ->take_all()
       ->allow_extra_args(false);

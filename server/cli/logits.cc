@@ -1,19 +1,19 @@
 // quantd logits: the model's logits for given token ids, for comparison with another
 // implementation. Works on the Model itself, without the engine: one sequence at a time, in chunks.
 #include <algorithm>
-#include <fstream>
 #include <memory>
 #include <numeric>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "engine/kv_cache.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/status.h"
+#include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/cli/json_ids.h"
 #include "server/open_model.h"
+#include "server/read_input.h"
 
 namespace quantd {
 namespace {
@@ -24,18 +24,14 @@ constexpr int32_t kBlockSize = 16;
 struct LogitsFlags {
   std::string model;
   std::string profile;
-  std::string backend = "auto";
-  int threads = 0;
+  BackendOptions backend;
   std::string tokens;
   std::string out;
 };
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokens(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (file) text << file.rdbuf();
-  if (!file) return NotFound("--tokens {}: cannot be read", path);
-  return IdListsFromJson(text.str(), path);
+  ASSIGN_OR_RETURN(const std::string text, ReadInput(path, "--tokens " + path));
+  return IdListsFromJson(text, path);
 }
 
 // An int32 array in backend memory.
@@ -107,7 +103,6 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   options.model = flags.model;
   options.profile = flags.profile;
   options.backend = flags.backend;
-  options.threads = flags.threads;
   options.engine.max_num_batched_tokens = kChunk;
   options.engine.max_num_seqs = kChunk;
   options.need_tokenizer = false;
@@ -145,9 +140,7 @@ void AddLogits(CLI::App& app, Run* run) {
   CLI::App* cmd = app.add_subcommand("logits", "Write the model's logits for given token ids");
   cmd->add_option("--model", flags->model, "Folder of the model")->required();
   cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file");
-  cmd->add_option("--backend", flags->backend, "auto, cpu or ref");
-  cmd->add_option("--threads", flags->threads, "Threads of the cpu backend; 0: as many as allowed")
-      ->check(CLI::Range(0, 1024));
+  AddBackendFlags(*cmd, flags->backend);
   cmd->add_option("--tokens", flags->tokens, "JSON file: {\"token_ids\": [...]} or a list of such")
       ->required();
   cmd->add_option("--out", flags->out,

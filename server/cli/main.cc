@@ -2,6 +2,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "engine/weights/broken_mapping.h"
 #include "kernels/status.h"
 #include "server/cli/commands.h"
 
@@ -27,6 +28,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "quantd: {} (see quantd --help)\n", e.what());
     return 2;
   }
+  quantd::ExitOnBrokenMapping();
   const absl::Status status = run();
   if (status.ok()) return 0;
   fmt::print(stderr, "quantd: {}\n", quantd::Message(status));

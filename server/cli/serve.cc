@@ -2,10 +2,12 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/status.h"
+#include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/config.h"
 #include "server/serve.h"
@@ -15,23 +17,26 @@ namespace {
 
 struct ServeFlags {
   std::string config;
-  std::string model;
-  std::string profile;
-  std::string backend;
-  std::string threads;
-  std::string listen;
-  std::string http;
+  // Given, they stand for a --set; an empty one, too, has a meaning.
+  std::optional<std::string> model;
+  std::optional<std::string> profile;
+  std::optional<std::string> backend;
+  std::optional<std::string> determinism;
+  std::optional<std::string> threads;
+  std::optional<std::string> listen;
+  std::optional<std::string> http;
   std::vector<std::string> overrides;
 };
 
 absl::Status RunServe(const ServeFlags& flags) {
   std::vector<std::string> overrides;
-  const auto add = [&](const char* key, const std::string& value) {
-    if (!value.empty()) overrides.push_back(std::string(key) + "=" + value);
+  const auto add = [&](const char* key, const std::optional<std::string>& value) {
+    if (value.has_value()) overrides.push_back(std::string(key) + "=" + *value);
   };
   add("model", flags.model);
   add("profile", flags.profile);
   add("backend", flags.backend);
+  add("determinism", flags.determinism);
   add("threads", flags.threads);
   add("listen.grpc", flags.listen);
   add("listen.http", flags.http);
@@ -50,10 +55,12 @@ void AddServe(CLI::App& app, Run* run) {
   cmd->add_option("--config", flags->config, "YAML file; configs/server.yaml documents every key");
   cmd->add_option("--model", flags->model, "Folder of the model");
   cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file");
-  cmd->add_option("--backend", flags->backend, "auto, cpu or ref");
+  cmd->add_option("--backend", flags->backend, kBackendHelp);
+  cmd->add_option("--determinism", flags->determinism, kDeterminismHelp);
   cmd->add_option("--threads", flags->threads, "Threads of the cpu backend; 0: as many as allowed");
   cmd->add_option("--listen", flags->listen, "host:port of gRPC; port 0 takes a free one");
-  cmd->add_option("--http", flags->http, "host:port of /livez, /readyz and /metrics");
+  cmd->add_option("--http", flags->http,
+                  "host:port of /livez, /readyz and /metrics; \"\" for none");
   cmd->add_option("--set", flags->overrides, "key=value, for any key of the configuration")
       ->take_all()
       ->allow_extra_args(false);

@@ -27,6 +27,12 @@ absl::StatusOr<std::string> Convert(const Tokenizer& tokenizer, const std::strin
                                     const std::string& where, const TokenizeFlags& flags) {
   if (flags.decode) {
     ASSIGN_OR_RETURN(const std::vector<int32_t> ids, IdsFromJson(input, where));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= tokenizer.vocab_size()) {
+        return InvalidArgument("{}: [{}]: {} is not in [0, {})", where, i, ids[i],
+                               tokenizer.vocab_size());
+      }
+    }
     const std::string text = tokenizer.Decode(ids, flags.no_special);
     return flags.jsonl ? ToJson(text) : text;
   }

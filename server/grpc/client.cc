@@ -39,8 +39,11 @@ absl::Status Client::GenerateStream(
     const std::function<void(v1::GenerateStreamResponse)>& on_response) {
   grpc::ClientContext context;
   const auto reader = impl_->inference->GenerateStream(&context, request);
-  v1::GenerateStreamResponse response;
-  while (reader->Read(&response)) on_response(std::move(response));
+  while (true) {
+    v1::GenerateStreamResponse response;
+    if (!reader->Read(&response)) break;
+    on_response(std::move(response));
+  }
   return impl_->ToAbsl(reader->Finish());
 }
 

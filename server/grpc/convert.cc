@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/status.h"
+#include "server/grpc/error_details.h"
 
 namespace quantd {
 namespace {
@@ -77,7 +78,8 @@ absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, 
                            const std::string& field) {
   for (int i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size) {
-      return InvalidArgument("{}[{}]: {} is not in [0, {})", field, i, ids[i], vocab_size);
+      return InvalidField(fmt::format("{}[{}]", field, i), "{} is not in [0, {})", ids[i],
+                          vocab_size);
     }
   }
   return absl::OkStatus();
@@ -87,23 +89,24 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
                                                   const ModelFacts& facts) {
   RETURN_IF_ERROR(CheckModelName(proto.model(), facts));
   if (proto.request_id().size() > kMaxRequestIdBytes) {
-    return InvalidArgument("request_id: {} bytes, allowed: at most {}", proto.request_id().size(),
-                           kMaxRequestIdBytes);
+    return InvalidField("request_id", "{} bytes, allowed: at most {}", proto.request_id().size(),
+                        kMaxRequestIdBytes);
   }
   PreparedRequest out;
   out.request.id = proto.request_id();
   // A stop string costs time with every token: count them before copying.
   if (proto.sampling().stop_size() > 16) {
-    return InvalidArgument("sampling.stop: {} strings, allowed: at most 16",
-                           proto.sampling().stop_size());
+    return InvalidField("sampling.stop", "{} strings, allowed: at most 16",
+                        proto.sampling().stop_size());
   }
   if (proto.sampling().has_logprobs() && proto.sampling().logprobs() < 0) {  // the engine's "none"
-    return InvalidArgument("sampling.logprobs is {}, allowed: absent (none) or 0 to 20",
-                           proto.sampling().logprobs());
+    return InvalidField("sampling.logprobs", "{}, allowed: absent (none) or 0 to 20",
+                        proto.sampling().logprobs());
   }
   out.request.sampling = ToSampling(proto.sampling(), facts.defaults);
   if (const absl::Status s = ValidateSampling(out.request.sampling, facts.vocab_size); !s.ok()) {
-    return absl::Status(s.code(), "sampling." + Message(s));
+    const std::string message = "sampling." + Message(s);  // which begins with the field's name
+    return WithField(absl::Status(s.code(), message), message.substr(0, message.find(' ')));
   }
   out.request.priority = proto.priority();
   out.request.bypass_prefix_cache = proto.bypass_prefix_cache();
@@ -111,20 +114,20 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
   switch (proto.prompt_case()) {
     case v1::GenerateRequest::kText:
       if (proto.text().empty())
-        return InvalidArgument("text: empty, allowed: at least one character");
+        return InvalidField("text", "empty, allowed: at least one character");
       out.has_text = true;
       out.text = std::move(*proto.mutable_text());
       return out;
     case v1::GenerateRequest::kTokenIds: {
       const auto& ids = proto.token_ids().ids();
-      if (ids.empty()) return InvalidArgument("token_ids.ids: empty, allowed: at least one id");
+      if (ids.empty()) return InvalidField("token_ids.ids", "empty, allowed: at least one id");
       RETURN_IF_ERROR(CheckTokenIds(ids, facts.vocab_size, "token_ids.ids"));
       out.request.prompt_ids.assign(ids.begin(), ids.end());
       return out;
     }
     case v1::GenerateRequest::PROMPT_NOT_SET: break;
   }
-  return InvalidArgument("prompt: neither text nor token_ids is given");
+  return InvalidField("prompt", "neither text nor token_ids is given");
 }
 
 void Merge(RequestUpdate&& more, RequestUpdate* into) {

@@ -5,6 +5,7 @@
 
 #include "kernels/status.h"
 #include "server/grpc/convert.h"
+#include "server/grpc/error_details.h"
 
 namespace quantd {
 
@@ -15,9 +16,15 @@ bool GenerateCall::active() const {
 
 void GenerateCall::Submit(Engine* engine, Request request) {
   if (!active()) return;
-  absl::StatusOr<RequestHandle> handle = engine->Submit(std::move(request), shared_from_this());
+  const bool too_long = static_cast<int64_t>(request.prompt_ids.size()) >= engine->max_model_len();
+  const absl::StatusOr<RequestHandle> handle =
+      engine->Submit(std::move(request), shared_from_this());
   if (!handle.ok()) {
-    Fail(handle.status(), handle.status().code() == absl::StatusCode::kResourceExhausted);
+    const absl::Status& status = handle.status();
+    // What each field says by itself was checked before: here they are too much together.
+    const bool invalid = status.code() == absl::StatusCode::kInvalidArgument;
+    Fail(invalid ? WithField(status, too_long ? "prompt" : "sampling.max_tokens") : status,
+         status.code() == absl::StatusCode::kResourceExhausted);
     return;
   }
   bool gone = false;

@@ -91,7 +91,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   builder.AddListeningPort(config.listen.grpc, grpc::InsecureServerCredentials(), &chosen);
   self->impl_->server = builder.BuildAndStart();
   if (self->impl_->server == nullptr || chosen == 0) {
-    return Unavailable("listen.grpc: {} cannot be bound (in use?)", config.listen.grpc);
+    return Unavailable("listen.grpc: {} cannot be bound (in use, or not of this machine?)",
+                       config.listen.grpc);
   }
   self->SetHealthy(false);
   if (host.find(':') != std::string::npos) host = "[" + host + "]";

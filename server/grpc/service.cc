@@ -8,14 +8,11 @@
 #include <utility>
 
 #include "kernels/status.h"
+#include "server/grpc/error_details.h"
 #include "server/version.h"
 
 namespace quantd {
 namespace {
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  return {static_cast<grpc::StatusCode>(status.code()), Message(status)};  // the codes are equal
-}
 
 template <class Proto>
 absl::Status Parse(const grpc::ByteBuffer& bytes, Proto* proto) {
@@ -54,16 +51,14 @@ std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& c
 
 }  // namespace
 
-// ---- reactors
-// -----------------------------------------------------------------------------------------
-
-class InferenceService::StreamReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                                        public GenerateCall::Port {
+// A call that generates: what its two reactors share. `Base` is gRPC's.
+template <class Base>
+class InferenceService::GenerateReactor : public Base, public GenerateCall::Port {
  public:
-  StreamReactor(InferenceService* service, grpc::CallbackServerContext* context)
+  GenerateReactor(InferenceService* service, grpc::CallbackServerContext* context, bool streaming)
       : service_(service),
         context_(context),
-        call_(std::make_shared<GenerateCall>(this, true,
+        call_(std::make_shared<GenerateCall>(this, streaming,
                                              service->config_.limits.stream_backlog_tokens)) {
     service_->registry_.Add(call_);
   }
@@ -73,78 +68,63 @@ class InferenceService::StreamReactor : public grpc::ServerWriteReactor<grpc::By
     with_logprobs_ = with_logprobs;
   }
 
+  void Abort() override { context_->TryCancel(); }
+  void OnCancel() override { call_->OnCancel(); }
+  void OnDone() override {
+    call_->Detach();
+    service_->registry_.Remove(call_);
+    delete this;
+  }
+
+ protected:
+  InferenceService* service_;
+  grpc::CallbackServerContext* context_;
+  std::shared_ptr<GenerateCall> call_;
+  std::string request_id_;
+  bool with_logprobs_ = false;
+};
+
+class InferenceService::StreamReactor
+    : public GenerateReactor<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
+ public:
+  StreamReactor(InferenceService* service, grpc::CallbackServerContext* context)
+      : GenerateReactor(service, context, true) {}
+
   void Write(RequestUpdate update) override {
     buffer_ = Serialize(ToStreamResponse(request_id_, std::move(update), with_logprobs_));
     StartWrite(&buffer_);
   }
   void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
               bool retry_pushback) override {
-    if (retry_pushback) service_->AddPushback(context_);
-    if (!update.has_value()) return ServerWriteReactor::Finish(ToGrpc(status));
+    const grpc::Status end = service_->EndOf(context_, status, retry_pushback);
+    if (!update.has_value()) return ServerWriteReactor::Finish(end);
     // Never with a write in flight (GenerateCall::Pump), so the buffer is free.
     buffer_ = Serialize(ToStreamResponse(request_id_, std::move(*update), with_logprobs_));
-    StartWriteAndFinish(&buffer_, grpc::WriteOptions(), ToGrpc(status));
+    StartWriteAndFinish(&buffer_, grpc::WriteOptions(), end);
   }
-  void Abort() override { context_->TryCancel(); }
-
   void OnWriteDone(bool ok) override { call_->OnWriteDone(ok); }
-  void OnCancel() override { call_->OnCancel(); }
-  void OnDone() override {
-    call_->Detach();
-    service_->registry_.Remove(call_);
-    delete this;
-  }
 
  private:
-  InferenceService* service_;
-  grpc::CallbackServerContext* context_;
-  std::shared_ptr<GenerateCall> call_;
-  std::string request_id_;
-  bool with_logprobs_ = false;
   grpc::ByteBuffer buffer_;  // of the write in flight
 };
 
-class InferenceService::UnaryReactor : public grpc::ServerUnaryReactor, public GenerateCall::Port {
+class InferenceService::UnaryReactor : public GenerateReactor<grpc::ServerUnaryReactor> {
  public:
   UnaryReactor(InferenceService* service, grpc::CallbackServerContext* context,
                grpc::ByteBuffer* response)
-      : service_(service),
-        context_(context),
-        response_(response),
-        call_(std::make_shared<GenerateCall>(this, false, 0)) {
-    service_->registry_.Add(call_);
-  }
-  const std::shared_ptr<GenerateCall>& call() const { return call_; }
-  void Describe(std::string request_id, bool with_logprobs) {
-    request_id_ = std::move(request_id);
-    with_logprobs_ = with_logprobs;
-  }
+      : GenerateReactor(service, context, false), response_(response) {}
 
   void Write(RequestUpdate) override {}  // a call that collects is only finished
   void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
               bool retry_pushback) override {
-    if (retry_pushback) service_->AddPushback(context_);
     if (update.has_value()) {
       *response_ = Serialize(ToResponse(request_id_, std::move(*update), with_logprobs_));
     }
-    ServerUnaryReactor::Finish(ToGrpc(status));
-  }
-  void Abort() override { context_->TryCancel(); }
-
-  void OnCancel() override { call_->OnCancel(); }
-  void OnDone() override {
-    call_->Detach();
-    service_->registry_.Remove(call_);
-    delete this;
+    ServerUnaryReactor::Finish(service_->EndOf(context_, status, retry_pushback));
   }
 
  private:
-  InferenceService* service_;
-  grpc::CallbackServerContext* context_;
   grpc::ByteBuffer* response_;
-  std::shared_ptr<GenerateCall> call_;
-  std::string request_id_;
-  bool with_logprobs_ = false;
 };
 
 // A unary call that a worker finishes.
@@ -152,9 +132,6 @@ class InferenceService::DeferredReactor : public grpc::ServerUnaryReactor {
  public:
   void OnDone() override { delete this; }
 };
-
-// ---- service
-// ------------------------------------------------------------------------------------------
 
 InferenceService::InferenceService(const Serving& serving, const ServerConfig& config)
     : serving_(serving),
@@ -201,9 +178,18 @@ absl::StatusOr<const ServedModel*> InferenceService::Ready() const {
   return serving_.model();
 }
 
-void InferenceService::AddPushback(grpc::CallbackServerContext* context) const {
-  context->AddTrailingMetadata("grpc-retry-pushback-ms",
-                               std::to_string(config_.limits.retry_pushback_ms));
+grpc::Status InferenceService::EndOf(grpc::CallbackServerContext* context,
+                                     const absl::Status& status, bool retry_pushback) const {
+  if (!retry_pushback) return ToGrpc(status);
+  const int64_t milliseconds = config_.limits.retry_pushback_ms;
+  context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(milliseconds));
+  return ToGrpc(status, milliseconds);
+}
+
+absl::Status InferenceService::TooManyTexts() const {
+  return ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}",
+                           config_.limits.max_queued_tokenizations,
+                           config_.limits.max_queued_tokenizations);
 }
 
 template <class Reactor>
@@ -227,18 +213,13 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
     if (!call->active()) return;
     absl::StatusOr<std::vector<int32_t>> ids =
         served->tokenizer->Encode(p->text, p->add_special_tokens);
-    if (!ids.ok()) return call->Fail(Annotate(ids.status(), "text"));
+    if (!ids.ok()) return call->Fail(WithField(Annotate(ids.status(), "text"), "text"));
     if (ids->empty())
-      return call->Fail(InvalidArgument("text: comes to no token, allowed: at least one"));
+      return call->Fail(InvalidField("text", "comes to no token, allowed: at least one"));
     p->request.prompt_ids = std::move(*ids);
     call->Submit(served->engine, std::move(p->request));
   };
-  if (!pool_->Submit(std::move(job))) {
-    call->Fail(ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}",
-                                 config_.limits.max_queued_tokenizations,
-                                 config_.limits.max_queued_tokenizations),
-               true);
-  }
+  if (!pool_->Submit(std::move(job))) call->Fail(TooManyTexts(), true);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
@@ -256,89 +237,44 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::GenerateStream(
   return reactor;
 }
 
-template <class Work>
-grpc::ServerUnaryReactor* InferenceService::Defer(grpc::CallbackServerContext* context,
-                                                  grpc::ByteBuffer* response, Work work) {
-  auto* reactor = new DeferredReactor();
-  const bool queued = pool_->Submit([reactor, context, response, work = std::move(work)] {
-    if (context->IsCancelled())
-      return reactor->Finish(ToGrpc(Cancelled("cancelled by the client")));
-    absl::StatusOr<grpc::ByteBuffer> bytes = work();
-    if (bytes.ok()) *response = std::move(*bytes);
-    reactor->Finish(ToGrpc(bytes.status()));
-  });
-  if (!queued) {
-    AddPushback(context);
-    reactor->Finish(ToGrpc(ResourceExhausted("{} texts are waiting, allowed: {}",
-                                             config_.limits.max_queued_tokenizations,
-                                             config_.limits.max_queued_tokenizations)));
-  }
-  return reactor;
+// ---- unary methods: a request in, its Answer out
+
+absl::StatusOr<v1::TokenizeResponse> InferenceService::Answer(
+    const v1::TokenizeRequest& request) const {
+  ASSIGN_OR_RETURN(const ServedModel* model, Ready());
+  RETURN_IF_ERROR(CheckModelName(request.model(), FactsOf(*model)));
+  const bool add_special = !request.has_add_special_tokens() || request.add_special_tokens();
+  const absl::StatusOr<std::vector<int32_t>> ids =
+      model->tokenizer->Encode(request.text(), add_special);
+  if (!ids.ok()) return WithField(Annotate(ids.status(), "text"), "text");
+  v1::TokenizeResponse out;
+  out.mutable_token_ids()->Add(ids->begin(), ids->end());
+  return out;
 }
 
-grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
-                                                     const grpc::ByteBuffer* request,
-                                                     grpc::ByteBuffer* response) {
-  auto work = [this, bytes = *request]() -> absl::StatusOr<grpc::ByteBuffer> {
-    ASSIGN_OR_RETURN(const ServedModel* model, Ready());
-    v1::TokenizeRequest proto;
-    RETURN_IF_ERROR(Parse(bytes, &proto));
-    RETURN_IF_ERROR(CheckModelName(proto.model(), FactsOf(*model)));
-    const bool add_special = !proto.has_add_special_tokens() || proto.add_special_tokens();
-    absl::StatusOr<std::vector<int32_t>> ids = model->tokenizer->Encode(proto.text(), add_special);
-    if (!ids.ok()) return Annotate(ids.status(), "text");
-    v1::TokenizeResponse out;
-    out.mutable_token_ids()->Add(ids->begin(), ids->end());
-    return Serialize(out);
-  };
-  return Defer(context, response, std::move(work));
+absl::StatusOr<v1::DetokenizeResponse> InferenceService::Answer(
+    const v1::DetokenizeRequest& request) const {
+  ASSIGN_OR_RETURN(const ServedModel* model, Ready());
+  const ModelFacts facts = FactsOf(*model);
+  RETURN_IF_ERROR(CheckModelName(request.model(), facts));
+  RETURN_IF_ERROR(CheckTokenIds(request.token_ids(), facts.vocab_size, "token_ids"));
+  const bool skip_special = !request.has_skip_special_tokens() || request.skip_special_tokens();
+  v1::DetokenizeResponse out;
+  out.set_text(model->tokenizer->Decode(
+      {request.token_ids().data(), static_cast<size_t>(request.token_ids_size())}, skip_special));
+  return out;
 }
 
-grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* request,
-                                                       grpc::ByteBuffer* response) {
-  auto work = [this, bytes = *request]() -> absl::StatusOr<grpc::ByteBuffer> {
-    ASSIGN_OR_RETURN(const ServedModel* model, Ready());
-    v1::DetokenizeRequest proto;
-    RETURN_IF_ERROR(Parse(bytes, &proto));
-    const ModelFacts facts = FactsOf(*model);
-    RETURN_IF_ERROR(CheckModelName(proto.model(), facts));
-    RETURN_IF_ERROR(CheckTokenIds(proto.token_ids(), facts.vocab_size, "token_ids"));
-    const bool skip_special = !proto.has_skip_special_tokens() || proto.skip_special_tokens();
-    v1::DetokenizeResponse out;
-    out.set_text(model->tokenizer->Decode(
-        {proto.token_ids().data(), static_cast<size_t>(proto.token_ids_size())}, skip_special));
-    return Serialize(out);
-  };
-  return Defer(context, response, std::move(work));
+absl::StatusOr<v1::GetModelInfoResponse> InferenceService::Answer(
+    const v1::GetModelInfoRequest& request) const {
+  const ServedModel* model = serving_.model();  // while draining, too
+  if (model == nullptr) return Ready().status();
+  RETURN_IF_ERROR(CheckModelName(request.model(), FactsOf(*model)));
+  return ToModelInfo(*model);
 }
 
-grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer* request,
-                                                         grpc::ByteBuffer* response) {
-  auto answer = [&]() -> absl::Status {
-    v1::GetModelInfoRequest proto;
-    RETURN_IF_ERROR(Parse(*request, &proto));
-    const ServedModel* model = serving_.model();  // while draining, too
-    if (model == nullptr) return Ready().status();
-    RETURN_IF_ERROR(CheckModelName(proto.model(), FactsOf(*model)));
-    *response = Serialize(ToModelInfo(*model));
-    return absl::OkStatus();
-  };
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(answer()));
-  return reactor;
-}
-
-grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerContext* context,
-                                                          const grpc::ByteBuffer* request,
-                                                          grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  v1::GetServerInfoRequest proto;
-  if (const absl::Status s = Parse(*request, &proto); !s.ok()) {
-    reactor->Finish(ToGrpc(s));
-    return reactor;
-  }
+absl::StatusOr<v1::GetServerInfoResponse> InferenceService::Answer(
+    const v1::GetServerInfoRequest&) const {
   v1::GetServerInfoResponse out;
   out.set_version(kVersion);
   out.set_uptime_seconds(serving_.uptime_seconds());
@@ -362,9 +298,63 @@ grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerCo
     if (model->backend != nullptr) out.set_device(model->backend->info().description);
     ToProto(model->engine->Stats(), out.mutable_stats());
   }
-  *response = Serialize(out);
-  reactor->Finish(grpc::Status::OK);
+  return out;
+}
+
+template <class Request>
+absl::Status InferenceService::Reply(const grpc::ByteBuffer& bytes,
+                                     grpc::ByteBuffer* response) const {
+  Request request;
+  RETURN_IF_ERROR(Parse(bytes, &request));
+  ASSIGN_OR_RETURN(const auto answer, Answer(request));
+  *response = Serialize(answer);
+  return absl::OkStatus();
+}
+
+template <class Request>
+grpc::ServerUnaryReactor* InferenceService::ReplyNow(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) const {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(Reply<Request>(*request, response)));
   return reactor;
+}
+
+template <class Request>
+grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  auto* reactor = new DeferredReactor();
+  const bool queued = pool_->Submit([this, reactor, context, bytes = *request, response] {
+    reactor->Finish(ToGrpc(context->IsCancelled() ? Cancelled("cancelled by the client")
+                                                  : Reply<Request>(bytes, response)));
+  });
+  if (!queued) reactor->Finish(EndOf(context, TooManyTexts(), true));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return ReplyOnWorker<v1::TokenizeRequest>(context, request, response);
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  return ReplyOnWorker<v1::DetokenizeRequest>(context, request, response);
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request,
+                                                         grpc::ByteBuffer* response) {
+  return ReplyNow<v1::GetModelInfoRequest>(context, request, response);
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return ReplyNow<v1::GetServerInfoRequest>(context, request, response);
 }
 
 }  // namespace quantd

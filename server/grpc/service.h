@@ -64,6 +64,8 @@ class InferenceService : public RawInferenceService {
                                           grpc::ByteBuffer* response) override;
 
  private:
+  template <class Base>
+  class GenerateReactor;
   class StreamReactor;
   class UnaryReactor;
   class DeferredReactor;
@@ -73,11 +75,27 @@ class InferenceService : public RawInferenceService {
   // Parses, checks and converts a request; on success it is on its way to the engine.
   template <class Reactor>
   void Start(Reactor* reactor, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes);
-  // Runs `work`, which makes a response's bytes, on the worker pool.
-  template <class Work>
-  grpc::ServerUnaryReactor* Defer(grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
-                                  Work work);
-  void AddPushback(grpc::CallbackServerContext* context) const;
+  // The status that ends a call, with the time of the next try when that is worth one.
+  grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
+                     bool retry_pushback) const;
+  absl::Status TooManyTexts() const;
+
+  absl::StatusOr<v1::TokenizeResponse> Answer(const v1::TokenizeRequest& request) const;
+  absl::StatusOr<v1::DetokenizeResponse> Answer(const v1::DetokenizeRequest& request) const;
+  absl::StatusOr<v1::GetModelInfoResponse> Answer(const v1::GetModelInfoRequest& request) const;
+  absl::StatusOr<v1::GetServerInfoResponse> Answer(const v1::GetServerInfoRequest& request) const;
+  // Parses a Request and writes its Answer.
+  template <class Request>
+  absl::Status Reply(const grpc::ByteBuffer& bytes, grpc::ByteBuffer* response) const;
+  // Replies on this thread, or on the worker pool.
+  template <class Request>
+  grpc::ServerUnaryReactor* ReplyNow(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) const;
+  template <class Request>
+  grpc::ServerUnaryReactor* ReplyOnWorker(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response);
   void Watch();
 
   const Serving& serving_;

@@ -46,7 +46,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     server.set_write_timeout(5, 0);
     server.set_payload_max_length(4096);
     server.set_exception_handler([](const httplib::Request&, httplib::Response& response,
-                                    std::exception_ptr) { response.status = 500; });
+                                    const std::exception_ptr&) { response.status = 500; });
     server.Get("/livez", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("ok\n", "text/plain");
     });
@@ -63,10 +63,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
       response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
     });
     if (port == 0) {
-      port = server.bind_to_any_port(host.c_str());
-      if (port <= 0) return Unavailable("listen.http: {} cannot be bound", address);
-    } else if (!server.bind_to_port(host.c_str(), port)) {
-      return Unavailable("listen.http: {} cannot be bound (in use?)", address);
+      port = server.bind_to_any_port(host);
+      if (port <= 0)
+        return Unavailable("listen.http: {} cannot be bound (not of this machine?)", address);
+    } else if (!server.bind_to_port(host, port)) {
+      return Unavailable("listen.http: {} cannot be bound (in use, or not of this machine?)",
+                         address);
     }
     self->impl_->thread = std::thread([&server] {
       try {

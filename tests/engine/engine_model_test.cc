@@ -1,7 +1,7 @@
 // The promise that results do not depend on the batch, with real models: a request gives the same
 // tokens and the same bits of logprobs alone, batched, chunked, prefix-cached, preempted,
-// pipelined, and with any number of threads. Each case also asserts from the statistics that what
-// it is about really happened.
+// pipelined, replayed as graphs, and with any number of threads. Each case also asserts from the
+// statistics that what it is about really happened.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -13,6 +13,7 @@
 #include "engine/text/tokenizer.h"
 #include "engine/weights/profile.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/ref/ref_backend.h"
 #include "kernels/status.h"
 
@@ -20,17 +21,18 @@ namespace quantd {
 namespace {
 
 struct ModelCase {
-  std::string backend;  // "ref" or "cpu"
+  std::string backend;  // "ref", "cpu" or "cuda_emulated_invariant"
   std::optional<CpuIsa> isa;
   std::string profile;
   std::string folder;
   int32_t longest_prompt;
+  std::optional<DType> kv_dtype = std::nullopt;  // none: the profile's
 };
 
 std::string NameOf(const ModelCase& c) {
   std::string name = c.backend + "_" +
                      (c.isa.has_value() ? std::string(ToString(*c.isa)) : "plain") + "_" +
-                     c.profile;
+                     c.profile + (c.kv_dtype ? "_kv_" + std::string(ToString(*c.kv_dtype)) : "");
   for (char& ch : name) {
     if (std::isalnum(static_cast<unsigned char>(ch)) == 0) ch = '_';
   }
@@ -44,7 +46,18 @@ std::vector<ModelCase> Cases() {
     for (const CpuIsa isa : SupportedIsas()) {
       cases.push_back({"cpu", isa, profile, QUANTD_SOURCE_DIR "/demo/model", 120});
     }
+#ifdef QUANTD_HAS_CUDA_EMULATION
+    cases.push_back({"cuda_emulated_invariant", std::nullopt, profile,
+                     QUANTD_TEST_DATA "/models/llama_bf16", 40});
+#endif
   }
+  std::vector<ModelCase> int8_kv;
+  for (const ModelCase& c : cases) {
+    if (c.profile != "bf16") continue;
+    int8_kv.push_back(c);
+    int8_kv.back().kv_dtype = DType::kI8;
+  }
+  cases.insert(cases.end(), int8_kv.begin(), int8_kv.end());
   return cases;
 }
 
@@ -70,10 +83,17 @@ struct Loaded {
   LoadedModel model;
 };
 
-Loaded Load(const ModelCase& c, int threads) {
+Loaded Load(const ModelCase& c, int threads, [[maybe_unused]] bool graphs = true) {
   Loaded loaded;
   if (c.backend == "ref") {
     loaded.backend = CreateRefBackend();
+#ifdef QUANTD_HAS_CUDA_EMULATION
+  } else if (c.backend == "cuda_emulated_invariant") {
+    auto cuda = cuda_emulated::CreateBackend(
+        {.determinism = Determinism::kBatchInvariant, .graphs = graphs});
+    EXPECT_TRUE(cuda.ok()) << cuda.status();
+    loaded.backend = std::move(*cuda);
+#endif
   } else {
     auto cpu = CreateCpuBackend({.num_threads = threads, .isa = c.isa});
     EXPECT_TRUE(cpu.ok()) << cpu.status();
@@ -85,6 +105,7 @@ Loaded Load(const ModelCase& c, int threads) {
   auto profile = LoadProfile(c.profile);
   EXPECT_TRUE(profile.ok()) << profile.status();
   options.profile = std::move(*profile);
+  if (c.kv_dtype) options.profile.kv_dtype = c.kv_dtype;
   auto model = LoadModel(*loaded.backend, options);
   EXPECT_TRUE(model.ok()) << model.status();
   loaded.model = std::move(*model);
@@ -192,24 +213,28 @@ class EngineModel : public testing::TestWithParam<ModelCase> {
 TEST_P(EngineModel, ResultsDoNotDependOnHowTheyWereComputed) {
   const ModelCase& c = GetParam();
   Loaded one = Load(c, 1);
-  const auto requests = Requests(one.model.spec.vocab_size, 9, 10);
+  // Emulated devices run a thousand times slower.
+  const bool slow = c.backend == "cuda_emulated_invariant";
+  const int count = slow ? 4 : 9, tokens = slow ? 14 : 10;
+  const auto requests = Requests(one.model.spec.vocab_size, count, tokens);
   int64_t prompt_tokens = 0;
   for (const Request& r : requests) prompt_tokens += static_cast<int64_t>(r.prompt_ids.size());
 
   EngineOptions alone = Roomy();
   alone.enable_prefix_caching = false;
   const Outcome expected = RunOn(one, alone, requests, /*together=*/false);
-  EXPECT_EQ(expected.stats.steps, 9 * 10) << "every prompt whole";
+  EXPECT_EQ(expected.stats.steps, count * tokens) << "every prompt whole";
 
   const Outcome batched = RunOn(one, alone, requests, /*together=*/true);
-  EXPECT_LT(batched.stats.steps, 9 * 10 / 2) << "steps were shared";
+  EXPECT_LT(batched.stats.steps, count * tokens / 2) << "steps were shared";
   ExpectSame(expected, batched, "batched");
 
   EngineOptions chunks = alone;
   chunks.max_num_seqs = 1;
   chunks.max_num_batched_tokens = 7;
   const Outcome chunked = RunOn(one, chunks, requests, /*together=*/false);
-  EXPECT_GT(chunked.stats.steps, 9 * 10 + prompt_tokens / 14) << "prompts took several steps";
+  EXPECT_GT(chunked.stats.steps, count * tokens + prompt_tokens / 14)
+      << "prompts took several steps";
   ExpectSame(expected, chunked, "chunked");
 
   const Outcome cached = RunOn(one, Roomy(), requests, /*together=*/false);
@@ -234,6 +259,19 @@ TEST_P(EngineModel, ResultsDoNotDependOnHowTheyWereComputed) {
   EXPECT_GT(ahead.stats.preemptions, 0);
   EXPECT_GT(ahead.stats.prefix_cache_hits, 0);
   ExpectSame(expected, ahead, "pipelined, cached and preempted");
+
+  const bool graphs = one.backend->PaddedShape({.rows = 3, .decode_only = true}).rows > 3;
+  EXPECT_EQ(graphs, c.backend == "cuda_emulated_invariant");
+  for (const Outcome* outcome : {&expected, &batched, &cached, &preempted, &ahead}) {
+    EXPECT_EQ(outcome->stats.replayed_steps > 0, graphs) << outcome->stats.steps << " steps";
+  }
+  EXPECT_EQ(expected.stats.replayed_steps > expected.stats.steps / 2, graphs);
+  if (graphs) {
+    Loaded eager = Load(c, 1, /*graphs=*/false);
+    const Outcome outcome = RunOn(eager, pipelined, requests, /*together=*/true);
+    EXPECT_EQ(outcome.stats.replayed_steps, 0);
+    ExpectSame(expected, outcome, "without graphs");
+  }
 
   if (c.backend != "cpu") return;
   Loaded two = Load(c, 2);

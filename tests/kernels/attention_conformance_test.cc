@@ -5,30 +5,21 @@
 //
 // Tolerance. A score errs by 4 * 2^-24 sqrt(d) of its sum of magnitudes and enters an exponential,
 // so every weight errs by that share, twice with the normalization; the exponential by 2^-20; the
-// weighted sum by 4 * 2^-24 sqrt(context). All are shares of the weighted sum of |v|.
+// weighted sum by 4 * 2^-24 sqrt(context). Tensor cores take the weights in the cache's 16-bit
+// type: half an ulp of each, and of their sum. All are shares of the weighted sum of |v|.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <random>
 
+#include "kernels/quant/kv_codec.h"
 #include "tests/kernels/conformance.h"
 
-namespace quantd {
+namespace quantd::testing {
 namespace {
-
-using testing::BackendAt;
-using testing::BackendIndices;
-using testing::BackendsUnderTest;
-using testing::BaselineOf;
-using testing::DeviceArray;
-using testing::DeviceMatrix;
-using testing::ExpectClose;
-using testing::ExpectSameBits;
-using testing::RandomFloats;
-using testing::Ref;
-using testing::RoundedTo;
 
 struct Case {
   AttentionSpec spec;
@@ -42,7 +33,8 @@ struct Case {
   }
 };
 
-/// K and V of every sequence by position, and one q for every row, all exact in their dtypes.
+/// K and V of every sequence by position, and one q for every row, all exact in their dtypes;
+/// before quantization when the cache is int8.
 struct Problem {
   std::vector<int32_t> contexts;         // tokens of each sequence
   std::vector<std::vector<float>> k, v;  // [context, kv_heads * d] of each sequence
@@ -56,8 +48,9 @@ Problem MakeProblem(const Case& c, const std::vector<int32_t>& contexts) {
   p.contexts = contexts;
   for (size_t s = 0; s < contexts.size(); ++s) {
     const size_t size = static_cast<size_t>(contexts[s] * c.spec.num_kv_heads * c.spec.head_dim);
-    p.k.push_back(RoundedTo(c.cache_dtype, RandomFloats(size, 10 + static_cast<uint32_t>(s))));
-    p.v.push_back(RoundedTo(c.cache_dtype, RandomFloats(size, 20 + static_cast<uint32_t>(s))));
+    const DType plain = c.cache_dtype == DType::kI8 ? DType::kF32 : c.cache_dtype;
+    p.k.push_back(RoundedTo(plain, RandomFloats(size, 10 + static_cast<uint32_t>(s))));
+    p.v.push_back(RoundedTo(plain, RandomFloats(size, 20 + static_cast<uint32_t>(s))));
     for (int32_t position = 0; position < contexts[s]; ++position) {
       if (position > 2 && position % 37 != 0 && position < contexts[s] - 3) continue;
       p.seq_of_row.push_back(static_cast<int32_t>(s));
@@ -77,6 +70,22 @@ struct Placement {
   int32_t spare_entries = 0;  // behind every block table
 };
 
+/// The codes of `d` values; returns their scale.
+float CodesOf(const float* values, int64_t d, int8_t* codes) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < d; ++i) largest = std::max(largest, KvMagnitude(values[i]));
+  const KvScale scale = KvScaleOf(largest);
+  for (int64_t i = 0; i < d; ++i) codes[i] = KvCode(values[i], scale);
+  return scale.scale;
+}
+
+/// `codes`, a multiple of four, as words.
+std::vector<int32_t> WordsOf(const std::vector<int8_t>& codes) {
+  std::vector<int32_t> words(codes.size() / 4);
+  std::memcpy(words.data(), codes.data(), codes.size());
+  return words;
+}
+
 /// Attention of rows [first, first + count) on `backend`, over a cache that holds the positions up
 /// to the last one those rows see, and NaN everywhere else.
 std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& p, size_t first,
@@ -94,7 +103,15 @@ std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& 
   std::iota(ids.begin(), ids.end(), 1);  // block 0 is reserved
   std::shuffle(ids.begin(), ids.end(), std::mt19937(place.seed));
 
+  const bool int8 = c.cache_dtype == DType::kI8;
   const size_t cache_size = static_cast<size_t>(blocks * kv * c.block_size * d);
+  const size_t cache_rows = static_cast<size_t>(blocks * kv * c.block_size);
+  std::vector<int8_t> codes[2];
+  std::vector<float> scales[2];
+  for (int half = 0; half < 2; ++half) {
+    codes[half].assign(int8 ? (cache_size + 3) / 4 * 4 : 4, -128);  // no code
+    scales[half].assign(int8 ? cache_rows : 1, NAN);
+  }
   std::vector<float> k(cache_size, NAN), v(cache_size, NAN);
   std::vector<int32_t> tables(p.contexts.size() * static_cast<size_t>(max_blocks), 0);
   KvLayer cache{c.cache_dtype,       nullptr,        nullptr, blocks, c.block_size,
@@ -112,15 +129,31 @@ std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& 
       for (int64_t h = 0; h < kv; ++h) {
         const int64_t to = cache.Offset(table[t / c.block_size], h, t % c.block_size);
         const auto from = static_cast<std::ptrdiff_t>((t * kv + h) * d);
+        if (int8) {
+          const size_t row = static_cast<size_t>(to / d);
+          scales[0][row] = CodesOf(&p.k[s][static_cast<size_t>(from)], d, codes[0].data() + to);
+          scales[1][row] = CodesOf(&p.v[s][static_cast<size_t>(from)], d, codes[1].data() + to);
+          continue;
+        }
         std::copy_n(p.k[s].begin() + from, d, k.begin() + to);
         std::copy_n(p.v[s].begin() + from, d, v.begin() + to);
       }
     }
   }
-  const DeviceMatrix cache_k(backend, c.cache_dtype, blocks * kv * c.block_size, d, k),
-      cache_v(backend, c.cache_dtype, blocks * kv * c.block_size, d, v);
+  const DType plain = int8 ? DType::kF32 : c.cache_dtype;
+  const DeviceMatrix cache_k(backend, plain, blocks * kv * c.block_size, d, k),
+      cache_v(backend, plain, blocks * kv * c.block_size, d, v);
   cache.k = cache_k.view().data;
   cache.v = cache_v.view().data;
+  const DeviceArray<int32_t> k_codes(backend, WordsOf(codes[0])),
+      v_codes(backend, WordsOf(codes[1]));
+  const DeviceArray<float> k_scales(backend, scales[0]), v_scales(backend, scales[1]);
+  if (int8) {
+    cache.k = k_codes.data();
+    cache.v = v_codes.data();
+    cache.k_scales = k_scales.data();
+    cache.v_scales = v_scales.data();
+  }
 
   const auto part = [&](const std::vector<int32_t>& all) {
     return std::vector<int32_t>(all.begin() + static_cast<std::ptrdiff_t>(first),
@@ -147,7 +180,10 @@ std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& 
 
 /// The share of sum p |v| that a correct kernel may err by, times that sum bounded by the largest
 /// |v|.
-std::vector<double> Tolerance(const Case& c, const Problem& p) {
+std::vector<double> Tolerance(const Case& c, const Problem& p, bool rounds_to_16_bit) {
+  const bool same = c.dtype == c.cache_dtype || c.cache_dtype == DType::kI8;
+  const DType weights = same && rounds_to_16_bit ? c.dtype : DType::kF32;
+  const double rounding = weights == DType::kBF16 ? 0x1p-8 : weights == DType::kF16 ? 0x1p-11 : 0.0;
   const int64_t d = c.spec.head_dim, kv = c.spec.num_kv_heads, group = c.spec.num_heads / kv;
   std::vector<double> tolerance;
   for (size_t r = 0; r < p.positions.size(); ++r) {
@@ -165,7 +201,8 @@ std::vector<double> Tolerance(const Case& c, const Problem& p) {
         largest_score = std::max(largest_score, magnitude * c.spec.scale);
       }
       const double score = 4 * 0x1p-24 * std::sqrt(static_cast<double>(d)) * largest_score;
-      const double share = 2 * score + 0x1p-20 + 4 * 0x1p-24 * std::sqrt(p.positions[r] + 1.0);
+      const double share =
+          2 * score + 0x1p-20 + 4 * 0x1p-24 * std::sqrt(p.positions[r] + 1.0) + rounding;
       tolerance.insert(tolerance.end(), static_cast<size_t>(d), share * largest_v);
     }
   }
@@ -173,7 +210,7 @@ std::vector<double> Tolerance(const Case& c, const Problem& p) {
 }
 
 std::vector<Case> Cases() {
-  constexpr DType kF32 = DType::kF32, kF16 = DType::kF16, kBF16 = DType::kBF16;
+  constexpr DType kF32 = DType::kF32, kF16 = DType::kF16, kBF16 = DType::kBF16, kI8 = DType::kI8;
   const auto spec = [](int32_t heads, int32_t kv, int32_t d) {
     return AttentionSpec{heads, kv, d, 1.0f / std::sqrt(static_cast<float>(d))};
   };
@@ -182,9 +219,11 @@ std::vector<Case> Cases() {
       {spec(8, 2, 64), kF16, kF16, 32},  {spec(8, 1, 80), kBF16, kBF16, 16},
       {spec(4, 1, 128), kF32, kBF16, 8}, {spec(2, 2, 80), kF16, kF32, 16},
       {spec(3, 3, 64), kBF16, kF32, 64}, {spec(4, 2, 128), kBF16, kBF16, 16},
+      {spec(4, 2, 64), kBF16, kI8, 16},  {spec(8, 1, 80), kBF16, kI8, 16},
+      {spec(4, 1, 128), kF16, kI8, 16},
   };
   for (DType dtype : {kF32, kF16, kBF16}) {
-    for (DType cache : {kF32, kF16, kBF16}) cases.push_back({spec(2, 1, 32), dtype, cache, 4});
+    for (DType cache : {kF32, kF16, kBF16, kI8}) cases.push_back({spec(2, 1, 32), dtype, cache, 4});
   }
   return cases;
 }
@@ -192,6 +231,9 @@ std::vector<Case> Cases() {
 class AttentionConformance : public ::testing::TestWithParam<size_t> {
  protected:
   Backend& backend() const { return BackendAt(GetParam()); }
+  std::vector<double> ToleranceOf(const Case& c, const Problem& p) const {
+    return Tolerance(c, p, BackendsUnderTest()[GetParam()].rounds_to_16_bit);
+  }
 };
 
 TEST_P(AttentionConformance, IsCloseToRefAtEveryHeadShapeAndCacheType) {
@@ -202,7 +244,7 @@ TEST_P(AttentionConformance, IsCloseToRefAtEveryHeadShapeAndCacheType) {
     if (Backend* baseline = BaselineOf(GetParam())) {
       ExpectSameBits(actual, RunAttention(*baseline, c, p, 0, rows, {}, c.dtype), c.Name());
     } else {
-      ExpectClose(actual, RunAttention(Ref(), c, p, 0, rows, {}, DType::kF32), Tolerance(c, p),
+      ExpectClose(actual, RunAttention(Ref(), c, p, 0, rows, {}, DType::kF32), ToleranceOf(c, p),
                   c.dtype, c.Name());
     }
   }
@@ -235,7 +277,7 @@ TEST_P(AttentionConformance, EveryContextUpToSeveralBlocks) {
   for (int32_t context = 1; context <= 100; context += 3) contexts.push_back(context);
   const Problem p = MakeProblem(c, contexts);
   ExpectClose(RunAttention(backend(), c, p, 0, p.positions.size(), {}, c.dtype),
-              RunAttention(Ref(), c, p, 0, p.positions.size(), {}, c.dtype), Tolerance(c, p),
+              RunAttention(Ref(), c, p, 0, p.positions.size(), {}, c.dtype), ToleranceOf(c, p),
               c.dtype, c.Name());
 }
 
@@ -257,4 +299,4 @@ INSTANTIATE_TEST_SUITE_P(Backends, AttentionConformance, ::testing::ValuesIn(Bac
                          [](const auto& test) { return BackendsUnderTest()[test.param].name; });
 
 }  // namespace
-}  // namespace quantd
+}  // namespace quantd::testing

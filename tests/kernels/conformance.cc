@@ -8,6 +8,7 @@
 #include <random>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/quant/quantize.h"
 #include "kernels/ref/ref_backend.h"
 
@@ -38,10 +39,8 @@ void FromFloat(DType dtype, float f, uint8_t* element) {
   std::memcpy(element, &bits, sizeof(bits));
 }
 
-}  // namespace
-
-const std::vector<BackendUnderTest>& BackendsUnderTest() {
-  static const std::vector<BackendUnderTest> backends = [] {
+std::vector<BackendUnderTest>& MutableBackends() {
+  static std::vector<BackendUnderTest> backends = [] {
     std::vector<BackendUnderTest> list;
     for (CpuIsa isa : SupportedIsas()) {
       const std::string one = "cpu_" + std::string(ToString(isa)) + "_1thread";
@@ -54,9 +53,31 @@ const std::vector<BackendUnderTest>& BackendsUnderTest() {
                         }});
       }
     }
+#ifdef QUANTD_HAS_CUDA_EMULATION
+    for (const bool invariant : {false, true}) {
+      list.push_back(
+          {invariant ? "cuda_emulated_invariant" : "cuda_emulated", "",
+           [invariant] {
+             auto backend = cuda_emulated::CreateBackend(
+                 {.determinism = invariant ? Determinism::kBatchInvariant : Determinism::kDefault});
+             QUANTD_CHECK(backend.ok(), "{}", std::string(backend.status().message()));
+             return *std::move(backend);
+           },
+           /*batch_invariant=*/invariant, /*rounds_to_16_bit=*/true,
+           /*tile_columns=*/64});
+    }
+#endif
     return list;
   }();
   return backends;
+}
+
+}  // namespace
+
+const std::vector<BackendUnderTest>& BackendsUnderTest() { return MutableBackends(); }
+
+void SetBackendsUnderTest(std::vector<BackendUnderTest> backends) {
+  MutableBackends() = std::move(backends);
 }
 
 std::vector<size_t> BackendIndices() {

@@ -19,10 +19,21 @@ struct BackendUnderTest {
   std::string name;      // "cpu_avx512_2threads"
   std::string baseline;  // name of the backend whose results must be equal to the bit; empty: none
   std::function<std::unique_ptr<Backend>()> create;
+  // A row of a Linear does not depend on how many rows there are.
+  bool batch_invariant = true;
+  // Between the two factors of a product, what is not stored may be rounded to the 16-bit type of
+  // the activations: dequantized weights, attention's weights; and products before their bias is
+  // added.
+  bool rounds_to_16_bit = false;
+  // 4-bit weights are padded to so many columns.
+  int64_t tile_columns = 1;
 };
 
-/// `cpu` on every instruction set of this machine, with one thread and with two.
+/// `cpu` on every instruction set of this machine, with one thread and with two; `cuda` under
+/// emulation, in both determinisms, where it is built in.
 const std::vector<BackendUnderTest>& BackendsUnderTest();
+/// Puts `backends` in their place. To be called before InitGoogleTest, which names the tests.
+void SetBackendsUnderTest(std::vector<BackendUnderTest> backends);
 /// Indices into BackendsUnderTest(), and their names, for INSTANTIATE_TEST_SUITE_P.
 std::vector<size_t> BackendIndices();
 /// An instance of BackendsUnderTest()[index], made once for the process.

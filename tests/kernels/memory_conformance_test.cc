@@ -6,28 +6,28 @@
 
 #include "tests/kernels/conformance.h"
 
-namespace quantd {
+namespace quantd::testing {
 namespace {
 
-using testing::BackendAt;
-using testing::BackendIndices;
-using testing::BackendsUnderTest;
-using testing::MatrixOf;
-using testing::Pack;
-using testing::RandomFloats;
-using testing::Ref;
+struct NamedBackend {
+  std::string name;
+  Backend* backend = nullptr;
+  int64_t tile_columns = 1;
+};
 
-std::vector<std::pair<std::string, Backend*>> Backends() {
-  std::vector<std::pair<std::string, Backend*>> backends = {{"ref", &Ref()}};
+std::vector<NamedBackend> Backends() {
+  std::vector<NamedBackend> backends = {{"ref", &Ref()}};
   for (size_t i : BackendIndices()) {
-    if (BackendsUnderTest()[i].baseline.empty())
-      backends.push_back({BackendsUnderTest()[i].name, &BackendAt(i)});
+    const BackendUnderTest& b = BackendsUnderTest()[i];
+    if (b.baseline.empty()) backends.push_back({b.name, &BackendAt(i), b.tile_columns});
   }
   return backends;
 }
 
+int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
 TEST(BackendMemory, IsAlignedZeroedAndBookedUntilFreed) {
-  for (const auto& [name, backend] : Backends()) {
+  for (const auto& [name, backend, unused] : Backends()) {
     SCOPED_TRACE(name);
     const int64_t before = backend->memory().Bytes(MemoryComponent::kKvCache);
     for (size_t bytes :
@@ -37,10 +37,12 @@ TEST(BackendMemory, IsAlignedZeroedAndBookedUntilFreed) {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->data()) % 64, 0u);
       EXPECT_GE(backend->memory().Bytes(MemoryComponent::kKvCache) - before,
                 static_cast<int64_t>(bytes));
-      const uint8_t* data = buffer->as<uint8_t>();
-      EXPECT_TRUE(std::all_of(data, data + bytes, [](uint8_t b) { return b == 0; })) << bytes;
-      std::fill_n(buffer->as<uint8_t>(), bytes,
-                  uint8_t{0xee});  // the next one must be zeroed again
+      std::vector<uint8_t> values(bytes, 1);
+      backend->Download(buffer->data(), bytes, values.data());
+      EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](uint8_t b) { return b == 0; }))
+          << bytes;
+      values.assign(bytes, 0xee);  // the next one must be zeroed again
+      backend->Upload(values.data(), bytes, buffer->data());
     }
     EXPECT_EQ(backend->memory().Bytes(MemoryComponent::kKvCache), before);
     EXPECT_TRUE(backend->Allocate(0, MemoryComponent::kKvCache).ok());
@@ -48,7 +50,7 @@ TEST(BackendMemory, IsAlignedZeroedAndBookedUntilFreed) {
 }
 
 TEST(BackendMemory, WhatDoesNotFitIsRefusedByName) {
-  for (const auto& [name, backend] : Backends()) {
+  for (const auto& [name, backend, unused] : Backends()) {
     SCOPED_TRACE(name);
     const int64_t before = backend->memory().Total();
     const auto buffer = backend->Allocate(size_t{1} << 50, MemoryComponent::kKvCache);
@@ -69,13 +71,16 @@ TEST(PackedWeightBytes, AreWithinFivePercentOfTheCheckpointAndBooked) {
     const QuantFormat format = *QuantFormat::Parse(text);
     for (const auto& shape : shapes) {
       std::vector<QuantizedMatrix> matrices;
-      int64_t stored = 0;
       for (int64_t n : shape.segments) {
         std::vector<float> values = RandomFloats(static_cast<size_t>(n * shape.k), 1);
         matrices.push_back(MatrixOf(format, values, n));
-        stored += format.StoredBytes(n, shape.k);
       }
-      for (const auto& [name, backend] : Backends()) {
+      for (const auto& [name, backend, tile_columns] : Backends()) {
+        int64_t stored = 0;
+        for (int64_t n : shape.segments) {
+          stored += format.StoredBytes(
+              n, BitsOf(format.codec) == 4 ? RoundUp(shape.k, tile_columns) : shape.k);
+        }
         SCOPED_TRACE(fmt::format("{} {} {}x{}", name, text, shape.segments.size(), shape.k));
         const MemoryAccount& account = backend->memory();
         const int64_t codes = account.Bytes(MemoryComponent::kWeights);
@@ -93,4 +98,4 @@ TEST(PackedWeightBytes, AreWithinFivePercentOfTheCheckpointAndBooked) {
 }
 
 }  // namespace
-}  // namespace quantd
+}  // namespace quantd::testing

@@ -35,6 +35,25 @@ TEST(CheckCreatePacked, RefusesEmptyWeights) {
   EXPECT_EQ(CheckCreatePacked(f, 8, {{"m", 0, 0}}).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(CheckAttention, TakesAnInt8CacheExactlyWithItsScales) {
+  float q[8] = {}, scales[4] = {};
+  int8_t k[32] = {}, v[32] = {};
+  const TensorView x(DType::kF32, q, 1, 8);
+  const AttentionSpec spec{1, 1, 8, 1.0f};
+  const std::vector<int32_t> zero = {0};
+  const AttentionBatch batch{zero, zero, zero, zero, 1, 1};
+  KvLayer cache{DType::kI8, k, v, 1, 4, 1, 8, scales, scales};
+  CheckAttention(x, spec, batch, cache, x);
+  cache.v_scales = nullptr;
+  EXPECT_DEATH(CheckAttention(x, spec, batch, cache, x), "a cache of int8 with 1 scales");
+  cache.v_scales = scales;
+  cache.dtype = DType::kBF16;
+  EXPECT_DEATH(CheckAttention(x, spec, batch, cache, x), "a cache of bfloat16 with 2 scales");
+  cache.dtype = DType::kU8;
+  EXPECT_DEATH(CheckAttention(x, spec, batch, cache, x),
+               "allowed: float32, float16, bfloat16, int8");
+}
+
 TEST(CheckPackRows, NamesTheModuleAndWhatDoesNotFit) {
   const std::unique_ptr<Backend> ref = CreateRefBackend();
   std::vector<float> values(4 * 64, 0.5f);

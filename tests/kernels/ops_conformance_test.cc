@@ -5,26 +5,14 @@
 // few roundings (stated at each op), plus half an ulp of the dtype it stores. Moves are exact.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "tests/kernels/conformance.h"
 
-namespace quantd {
+namespace quantd::testing {
 namespace {
-
-using testing::BackendAt;
-using testing::BackendIndices;
-using testing::BackendsUnderTest;
-using testing::BaselineOf;
-using testing::DeviceArray;
-using testing::DeviceMatrix;
-using testing::ExpectClose;
-using testing::ExpectSameBits;
-using testing::MatrixOf;
-using testing::Pack;
-using testing::RandomFloats;
-using testing::Ref;
-using testing::RoundedTo;
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
@@ -296,8 +284,82 @@ TEST_P(OpConformance, RopeRotatesAndStoresInEveryCacheType) {
   }
 }
 
+struct Int8Rope {
+  std::vector<int32_t> k_codes, v_codes;
+  std::vector<uint32_t> k_scales, v_scales;  // bits
+
+  bool operator==(const Int8Rope&) const = default;
+};
+
+Int8Rope RunInt8Rope(Backend& b, DType dtype, const AttentionSpec& spec,
+                     const std::vector<float>& k0, const std::vector<float>& v0,
+                     const std::vector<float>& table) {
+  constexpr int32_t kBlocks = 3, kBlockSize = 4, kSlots = kBlocks * kBlockSize;
+  const int64_t d = spec.head_dim, rows = 5;
+  const size_t heads = static_cast<size_t>(kSlots * spec.num_kv_heads);
+  const DeviceMatrix q(b, dtype, rows, spec.num_heads * d,
+                       std::vector<float>(static_cast<size_t>(rows * spec.num_heads * d), 1.0f)),
+      k(b, dtype, rows, spec.num_kv_heads * d, k0, 2),
+      v(b, dtype, rows, spec.num_kv_heads * d, v0, 6);
+  const std::vector<int32_t> words(heads * static_cast<size_t>(d) / 4 + 1, 0x7a7a7a7a);
+  const DeviceArray<int32_t> k_codes(b, words), v_codes(b, words);
+  const DeviceArray<float> k_scales(b, std::vector<float>(heads, -1.0f)),
+      v_scales(b, std::vector<float>(heads, -1.0f)), cos_sin(b, table);
+  const KvLayer cache{DType::kI8,    k_codes.data(),  v_codes.data(),
+                      kBlocks,       kBlockSize,      spec.num_kv_heads,
+                      spec.head_dim, k_scales.data(), v_scales.data()};
+  const DeviceArray<int32_t> positions(b, {0, 1, 9, 30, 2}), slots(b, {4, 5, 11, 7, 9});
+  b.RopeAndStoreKv(
+      q, k, v, cos_sin.data(), spec,
+      {.positions = positions.span(), .slots = slots.span(), .seq_of_row = {}, .block_tables = {}},
+      cache);
+  EXPECT_TRUE(b.Synchronize().ok());
+  const auto bits = [](const std::vector<float>& values) {
+    std::vector<uint32_t> result;
+    for (const float x : values) result.push_back(std::bit_cast<uint32_t>(x));
+    return result;
+  };
+  return {k_codes.Read(), v_codes.Read(), bits(k_scales.Read()), bits(v_scales.Read())};
+}
+
+TEST_P(OpConformance, RopeStoresTheSameBytesAsRefInAnInt8Cache) {
+  const AttentionSpec specs[] = {
+      {4, 4, 32, 1.0f}, {8, 2, 64, 1.0f}, {6, 3, 80, 1.0f}, {2, 1, 128, 1.0f}, {2, 2, 6, 1.0f}};
+  for (const AttentionSpec& spec : specs) {
+    const size_t d = static_cast<size_t>(spec.head_dim),
+                 kv = static_cast<size_t>(spec.num_kv_heads);
+    std::vector<float> table = RandomFloats(32 * d, 9);
+    for (float& x : table) x = std::sin(x);
+    for (DType dtype : kDTypes) {
+      std::vector<float> k = RoundedTo(dtype, RandomFloats(5 * kv * d, 2, 3.0f)),
+                         v = RoundedTo(dtype, RandomFloats(5 * kv * d, 3, 0.1f));
+      // Rows of slots 5, 11, 7, 9: zeros, NaN at the end, infinity, and numbers without reciprocal.
+      std::fill_n(v.begin() + static_cast<std::ptrdiff_t>(kv * d), d, 0.0f);
+      v[3 * kv * d - 1] = NAN;
+      v[3 * kv * d] = -INFINITY;
+      k[3 * kv * d] = NAN;
+      for (size_t i = 4 * kv * d; i < v.size(); ++i) v[i] *= 0x1p-126f;
+      v = RoundedTo(dtype, v);
+      const Int8Rope expected = RunInt8Rope(Ref(), dtype, spec, k, v, table);
+      const Int8Rope actual = RunInt8Rope(backend(), dtype, spec, k, v, table);
+      EXPECT_TRUE(actual == expected) << "head_dim " << d << " " << ToString(dtype);
+      // Of one head, slot by slot in block 1 and 2: scales -1 where nothing was stored.
+      const auto scale = [&](size_t slot) {
+        return std::bit_cast<float>(expected.v_scales[slot / 4 * kv * 4 + slot % 4]);
+      };
+      EXPECT_EQ(scale(5), 0.0f);
+      EXPECT_EQ(scale(6), -1.0f);
+      EXPECT_TRUE(std::isnan(scale(7)));
+      EXPECT_EQ(scale(9), 0.0f);
+      float largest = 0.0f;
+      for (size_t i = 0; i < d; ++i) largest = std::max(largest, std::fabs(v[i]));
+      EXPECT_EQ(scale(4), largest / 127.0f);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, OpConformance, ::testing::ValuesIn(BackendIndices()),
                          [](const auto& test) { return BackendsUnderTest()[test.param].name; });
 
 }  // namespace
-}  // namespace quantd
+}  // namespace quantd::testing

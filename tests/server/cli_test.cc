@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "tests/server/process.h"
 
@@ -54,6 +57,7 @@ TEST(Cli, WrongUsageIsExitCodeTwoAndOneLine) {
       {"generate", "--model", "m", "--target", "t", "--prompt", "x"},
       {"generate", "--model", "m", "--prompt", "x", "--prompt-file", "y"},
       {"generate", "--model", "m", "--prompt", "x", "--max-tokens", "many"},
+      {"generate", "--model", "m", "--prompt", "x", "--seed", "-1"},
       {"generate", "--target", "t", "--profile", "nf4", "--prompt", "x"},
       {"logits", "--model", "m"},
       {"tokenize"},
@@ -70,9 +74,44 @@ TEST(Cli, WrongUsageIsExitCodeTwoAndOneLine) {
   }
 }
 
+TEST(Cli, CudaWithoutAGpuIsOneClearLine) {
+  const Finished run =
+      RunQuantd({"generate", "--model", DemoModel(), "--backend", "cuda", "--prompt", "x"});
+  if (run.code == 0) GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_EQ(run.code, 1);
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+  EXPECT_EQ(run.err.rfind("quantd: backend: \"cuda\"", 0), 0u) << run.err;
+#ifdef QUANTD_HAS_CUDA
+  EXPECT_NE(run.err.find("CUDA: "), std::string::npos) << run.err;
+#else
+  EXPECT_NE(run.err.find("not built in"), std::string::npos) << run.err;
+#endif
+}
+
+TEST(Cli, EmulatedCudaWritesWhatRefWrites) {
+#ifndef QUANTD_HAS_CUDA_EMULATION
+  GTEST_SKIP() << "the emulated device is not built in";
+#endif
+  std::vector<std::string> arguments = {"generate", "--model",       DemoModel(),   "--profile",
+                                        "nf4-dq",   "--prompt",      "The old man", "--max-tokens",
+                                        "3",        "--temperature", "0",           "--backend"};
+  arguments.push_back("ref");
+  const Finished expected = RunQuantd(arguments);
+  ASSERT_EQ(expected.code, 0) << expected.err;
+  arguments.back() = "cuda-emulated";
+  for (const char* determinism : {"default", "batch_invariant"}) {
+    std::vector<std::string> with = arguments;
+    with.insert(with.end(), {"--determinism", determinism});
+    const Finished run = RunQuantd(with);
+    EXPECT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(run.out, expected.out);
+  }
+}
+
 TEST(Cli, FailureIsExitCodeOneAndOneLine) {
   TempDir dir;
   WriteFile(dir / "bad.yaml", "modle: x\n");
+  WriteFile(dir / "latin1.txt", "caf\xe9");
   WriteFile(dir / "ids.json", "{\"token_ids\": [1, 99999]}");
   WriteFile(dir / "noids.json", "{\"token_ids\": [1.5]}");
   struct Row {
@@ -82,19 +121,26 @@ TEST(Cli, FailureIsExitCodeOneAndOneLine) {
   const Row table[] = {
       {{"generate", "--model", "/nonexistent", "--prompt", "x"}, "/nonexistent"},
       {{"generate", "--model", DemoModel(), "--profile", "nf3", "--prompt", "x"}, "nf3"},
-      {{"generate", "--model", DemoModel(), "--backend", "cuda", "--prompt", "x"}, "cuda"},
+      {{"generate", "--model", DemoModel(), "--determinism", "no", "--prompt", "x"}, "determinism"},
       {{"generate", "--model", DemoModel(), "--backend", "gpu", "--prompt", "x"}, "gpu"},
       {{"generate", "--model", DemoModel(), "--prompt", "x", "--temperature", "-1"},
        "sampling.temperature"},
       {{"generate", "--model", DemoModel(), "--prompt", "x", "--max-tokens", "600"}, "512"},
       {{"generate", "--model", DemoModel(), "--prompt-file", "/nonexistent"}, "--prompt-file"},
+      {{"generate", "--model", DemoModel(), "--prompt-file", dir.path()}, "--prompt-file"},
+      {{"generate", "--target", "127.0.0.1:1", "--prompt-file", dir / "latin1.txt"}, "byte 3"},
+      {{"generate", "--model", DemoModel(), "--prompt", "x", "--stop", "\xff"}, "--stop"},
       {{"generate", "--target", "127.0.0.1:1", "--prompt", "x"}, "127.0.0.1:1"},
       {{"health", "--target", "127.0.0.1:1"}, "127.0.0.1:1"},
       {{"serve", "--config", dir / "bad.yaml"}, "modle"},
       {{"serve", "--config", "/nonexistent.yaml"}, "/nonexistent.yaml"},
+      {{"serve", "--config", dir.path()}, "cannot be read"},
+      {{"serve", "--model", ""}, "model: empty"},
       {{"serve", "--model", "m", "--set", "limit.x=1"}, "limit.x"},
       {{"profiles", "nf3"}, "nf4"},
       {{"tokenize", "--model", "/nonexistent", "--text", "x"}, "/nonexistent"},
+      {{"tokenize", "--model", DemoModel(), "--decode", "--text", "[1, 4096]"},
+       "4096 is not in [0, 4096)"},
       {{"logits", "--model", DemoModel(), "--tokens", dir / "ids.json", "--out", dir / "o"},
        "99999"},
       {{"logits", "--model", DemoModel(), "--tokens", dir / "noids.json", "--out", dir / "o"},
@@ -237,6 +283,26 @@ TEST(Cli, LogprobsAndStopStringsWorkInProcess) {
   ASSERT_EQ(stopped.code, 0) << stopped.err;
   EXPECT_EQ(stopped.out, plain.out.substr(0, plain.out.find(word)) + "\n");
   EXPECT_GT(std::count(stopped.err.begin(), stopped.err.end(), '\n'), 1) << stopped.err;
+}
+
+TEST(Cli, ModelThatIsCutWhileItIsLoadedIsOneLineAndExitCodeOne) {
+  int cut_while_reading = 0;
+  for (int milliseconds = 0; milliseconds < 2000; milliseconds += 10) {
+    const TempDir dir;
+    fs::copy(DemoModel(), dir.path(), fs::copy_options::recursive);
+    test::Process process({"generate", "--model", dir.path(), "--backend", "ref", "--profile",
+                           "nf4-dq", "--prompt", "x", "--max-tokens", "1"});
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    fs::resize_file(dir / "model.safetensors", 1 << 20);
+    const int code = process.Wait();
+    if (code == 0) break;  // it was loaded already
+    const std::string err = process.err();
+    ASSERT_EQ(code, 1) << milliseconds << " ms: " << err;
+    EXPECT_EQ(std::count(err.begin(), err.end(), '\n'), 1) << err;
+    EXPECT_NE(err.find("model.safetensors: "), std::string::npos) << err;
+    if (err.find("cannot be read any more") != std::string::npos) ++cut_while_reading;
+  }
+  EXPECT_GT(cut_while_reading, 0);
 }
 
 }  // namespace

@@ -65,6 +65,8 @@ TEST(ServerConfig, EngineOptionsCarryTheKeys) {
   EXPECT_EQ(o.max_num_batched_tokens, 77);
   EXPECT_EQ(o.max_queued_requests, 5);
   EXPECT_EQ(o.pipeline_depth, 1);
+  EXPECT_EQ(LoadServerConfig("", {"model=m"})->ToEngineOptions().pipeline_depth, -1)
+      << "auto: the backend's";
   EXPECT_EQ(o.max_model_len, 123);
   EXPECT_TRUE(o.enable_prefix_caching);
 }
@@ -85,7 +87,9 @@ TEST(ServerConfig, FaultsNameKeyValueAndWhatIsAllowed) {
       {"model: m\nthreads: -1", {}, {"threads", "-1"}},
       {"model: m\nthreads: 2.5", {}, {"threads", "2.5"}},
       {"model: m\nthreads: 99999999999999999999", {}, {"threads"}},
-      {"model: m\nbackend: gpu", {}, {"backend", "gpu", "auto, cpu, ref, cuda"}},
+      {"model: m\nbackend: gpu", {}, {"backend", "gpu", "auto, cuda, cpu, ref"}},
+      {"model: m\ndeterminism: yes", {}, {"determinism", "yes", "default, batch_invariant"}},
+      {"model: m\nscheduler: {pipeline_depth: 2}", {}, {"pipeline_depth", "2", "auto, 0, 1"}},
       {"model: m\nlisten: {grpc: localhost}", {}, {"listen.grpc", "localhost", "host:port"}},
       {"model: m\nlisten: {grpc: 'a:70000'}", {}, {"listen.grpc", "70000", "65535"}},
       {"model: m\nlisten: {grpc: ':80'}", {}, {"listen.grpc", ":80"}},

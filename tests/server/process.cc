@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 namespace quantd::test {
 namespace {
@@ -144,6 +146,15 @@ int ServerProcess::OpenFiles() const {
 
 int ServerProcess::Threads() const {
   return CountEntries("/proc/" + std::to_string(process_->pid()) + "/task");
+}
+
+int64_t ServerProcess::PeakBytes() const {
+  std::ifstream file("/proc/" + std::to_string(process_->pid()) + "/status");
+  const std::string name = "VmHWM:";
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(name)) return std::atoll(line.c_str() + name.size()) * 1024;
+  }
+  return -1;
 }
 
 std::string DemoModel() { return QUANTD_SOURCE_DIR "/demo/model"; }

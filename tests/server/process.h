@@ -68,6 +68,8 @@ class ServerProcess {
   /// Open file descriptors and threads, from /proc.
   int OpenFiles() const;
   int Threads() const;
+  /// The most memory it has had resident so far.
+  int64_t PeakBytes() const;
 
  private:
   std::unique_ptr<Process> process_;

@@ -1,276 +1,28 @@
-// `quantd serve` as its own process, reached over TCP: what it answers, refuses and survives. After
-// every bad thing the same good request gives the same tokens and nothing is left behind.
+// `quantd serve` as its own process, reached over TCP: what it answers, and how it behaves under
+// load, with clients that misbehave, and when it is told to stop.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cmath>
-#include <filesystem>
-#include <functional>
-#include <limits>
 #include <thread>
 
 #include "engine/request.h"
-#include "quantd/v1/inference.grpc.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "tests/server/guarded_server.h"
 #include "tests/server/http_get.h"
-#include "tests/server/process.h"
-#include "tests/server/raw_call.h"
 
 namespace quantd {
 namespace {
 
 using grpc::StatusCode;
-using test::NewChannel;
+using test::Client;
+using test::DetailOf;
+using test::Eventually;
+using test::Greedy;
+using test::Guarded;
 using test::Process;
-using test::RawCall;
 using test::ServerProcess;
-
-v1::GenerateRequest Greedy(int32_t max_tokens, const std::string& text = "Once upon a time") {
-  v1::GenerateRequest request;
-  request.set_text(text);
-  request.mutable_sampling()->set_max_tokens(max_tokens);
-  request.mutable_sampling()->set_temperature(0);
-  request.mutable_sampling()->set_ignore_eos(true);
-  return request;
-}
-
-class Client {
- public:
-  explicit Client(const std::string& address,
-                  grpc::ChannelArguments arguments = grpc::ChannelArguments())
-      : channel_(NewChannel(address, arguments)), stub_(v1::Inference::NewStub(channel_)) {}
-
-  grpc::Status Generate(const v1::GenerateRequest& request, std::vector<int32_t>* ids) {
-    grpc::ClientContext context;
-    v1::GenerateResponse response;
-    const grpc::Status status = stub_->Generate(&context, request, &response);
-    ids->assign(response.token_ids().begin(), response.token_ids().end());
-    return status;
-  }
-  v1::GetServerInfoResponse Info() {
-    grpc::ClientContext context;
-    v1::GetServerInfoResponse info;
-    EXPECT_TRUE(stub_->GetServerInfo(&context, {}, &info).ok());
-    return info;
-  }
-  v1::Inference::Stub& stub() { return *stub_; }
-  const std::shared_ptr<grpc::Channel>& channel() { return channel_; }
-
- private:
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::Inference::Stub> stub_;
-};
-
-template <class Condition>
-bool Eventually(Condition condition, double seconds = 10) {
-  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  while (!condition()) {
-    if (Clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return true;
-}
-
-// A server with its baseline: what a good request gives, and what an idle server holds.
-class Guarded {
- public:
-  explicit Guarded(const std::vector<std::string>& overrides = {}) : server_(overrides) {
-    if (!server_.ready()) return;
-    client_ = std::make_unique<Client>(server_.grpc());
-    EXPECT_TRUE(client_->Generate(Greedy(24), &tokens_).ok());
-    EXPECT_EQ(tokens_.size(), 24u);
-    free_blocks_ = client_->Info().stats().kv_blocks_total();
-  }
-  bool ready() const { return server_.ready(); }
-  ServerProcess& server() { return server_; }
-  Client& client() { return *client_; }
-  const std::vector<int32_t>& tokens() const { return tokens_; }
-
-  void ExpectUnharmed(const std::string& after) {
-    std::vector<int32_t> ids;
-    const grpc::Status status = client_->Generate(Greedy(24), &ids);
-    EXPECT_TRUE(status.ok()) << after << ": " << status.error_message();
-    EXPECT_EQ(ids, tokens_) << "other tokens after: " << after;
-    v1::GetServerInfoResponse info;
-    EXPECT_TRUE(Eventually([&] {
-      info = client_->Info();
-      return info.live_requests() == 0 && info.stats().running() == 0 &&
-             info.stats().waiting() == 0 && info.stats().kv_blocks_free() == free_blocks_;
-    })) << after
-        << ": " << info.ShortDebugString();
-  }
-
- private:
-  ServerProcess server_;
-  std::unique_ptr<Client> client_;
-  std::vector<int32_t> tokens_;
-  int64_t free_blocks_ = 0;
-};
-
-struct BadRow {
-  std::string name;
-  std::function<void(v1::GenerateRequest&)> spoil;
-  StatusCode code;
-  std::string message;  // a part of it
-};
-
-std::vector<BadRow> BadRequests() {
-  constexpr auto kBad = StatusCode::INVALID_ARGUMENT;
-  const auto s = [](v1::GenerateRequest& r) { return r.mutable_sampling(); };
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  return {
-      {"unknown model", [](auto& r) { r.set_model("gpt"); }, StatusCode::NOT_FOUND, "model"},
-      {"no prompt", [](auto& r) { r.clear_prompt(); }, kBad, "prompt"},
-      {"empty prompt", [](auto& r) { r.set_text(""); }, kBad, "text"},
-      {"prompt beyond the context",
-       [](auto& r) {
-         for (int i = 0; i < 600; ++i) r.mutable_token_ids()->add_ids(5);
-       },
-       kBad, "512"},
-      {"long text beyond the context", [](auto& r) { r.set_text(std::string(200000, 'x')); }, kBad,
-       "512"},
-      {"prompt and max_tokens beyond the context", [=](auto& r) { s(r)->set_max_tokens(512); },
-       kBad, "max_tokens"},
-      {"max_tokens 0", [=](auto& r) { s(r)->set_max_tokens(0); }, kBad, "sampling.max_tokens"},
-      {"max_tokens -1", [=](auto& r) { s(r)->set_max_tokens(-1); }, kBad, "sampling.max_tokens"},
-      {"max_tokens 2^31-1", [=](auto& r) { s(r)->set_max_tokens(INT32_MAX); }, kBad, "2147483647"},
-      {"temperature nan", [=](auto& r) { s(r)->set_temperature(nan); }, kBad,
-       "sampling.temperature"},
-      {"temperature inf", [=](auto& r) { s(r)->set_temperature(HUGE_VALF); }, kBad,
-       "sampling.temperature"},
-      {"temperature -1", [=](auto& r) { s(r)->set_temperature(-1); }, kBad, "sampling.temperature"},
-      {"top_p 0", [=](auto& r) { s(r)->set_top_p(0); }, kBad, "sampling.top_p"},
-      {"top_p 1.1", [=](auto& r) { s(r)->set_top_p(1.1f); }, kBad, "sampling.top_p"},
-      {"top_p nan", [=](auto& r) { s(r)->set_top_p(nan); }, kBad, "sampling.top_p"},
-      {"top_k -5", [=](auto& r) { s(r)->set_top_k(-5); }, kBad, "sampling.top_k"},
-      {"10,000 stop strings",
-       [=](auto& r) {
-         for (int i = 0; i < 10000; ++i) s(r)->add_stop("x");
-       },
-       kBad, "sampling.stop"},
-      {"stop string of 1 MB", [=](auto& r) { s(r)->add_stop(std::string(1 << 20, 'x')); }, kBad,
-       "sampling.stop"},
-      {"logprobs 1,000,000", [=](auto& r) { s(r)->set_logprobs(1000000); }, kBad,
-       "sampling.logprobs"},
-      {"token id -1", [](auto& r) { r.mutable_token_ids()->add_ids(-1); }, kBad,
-       "token_ids.ids[0]"},
-      {"token id 4096", [](auto& r) { r.mutable_token_ids()->add_ids(4096); }, kBad,
-       "token_ids.ids[0]"},
-      {"stop id 4096", [=](auto& r) { s(r)->add_stop_token_ids(4096); }, kBad,
-       "sampling.stop_token_ids"},
-      {"message of 5 MB", [](auto& r) { r.set_text(std::string(5 << 20, 'x')); },
-       StatusCode::RESOURCE_EXHAUSTED, ""},
-  };
-}
-
-// Every bad request, by the unary and the streaming method; `guarded` is checked after each.
-void SendBadRequests(Guarded& guarded) {
-  Client& client = guarded.client();
-  for (const BadRow& row : BadRequests()) {
-    v1::GenerateRequest request = Greedy(8);
-    row.spoil(request);
-    std::vector<int32_t> ids;
-    const grpc::Status unary = client.Generate(request, &ids);
-    EXPECT_EQ(unary.error_code(), row.code) << row.name << ": " << unary.error_message();
-    EXPECT_NE(unary.error_message().find(row.message), std::string::npos)
-        << row.name << ": " << unary.error_message() << " lacks " << row.message;
-    grpc::ClientContext context;
-    const auto reader = client.stub().GenerateStream(&context, request);
-    v1::GenerateStreamResponse delta;
-    EXPECT_FALSE(reader->Read(&delta)) << row.name;
-    EXPECT_EQ(reader->Finish().error_code(), row.code) << row.name;
-    guarded.ExpectUnharmed(row.name);
-  }
-}
-
-void SendBadBytes(Guarded& guarded) {
-  struct Row {
-    const char* name;
-    const char* method;
-    std::string bytes;
-    StatusCode code;
-  };
-  const Row rows[] = {
-      {"truncated", "/quantd.v1.Inference/GenerateStream", "\x1a\x20hel",
-       StatusCode::INVALID_ARGUMENT},
-      {"illegal wire type", "/quantd.v1.Inference/Generate", "\x0f\xff\xff",
-       StatusCode::INVALID_ARGUMENT},
-      {"invalid UTF-8 in text", "/quantd.v1.Inference/Generate", "\x1a\x03\xff\xfe\x41",
-       StatusCode::INVALID_ARGUMENT},
-      {"surrogate in text", "/quantd.v1.Inference/GenerateStream", "\x1a\x03\xed\xa0\x80",
-       StatusCode::INVALID_ARGUMENT},
-      {"unknown method", "/quantd.v1.Inference/Train", "", StatusCode::UNIMPLEMENTED},
-      {"unknown service", "/inference.GRPCInferenceService/ModelInfer", "",
-       StatusCode::UNIMPLEMENTED},
-  };
-  for (const Row& row : rows) {
-    EXPECT_EQ(RawCall(guarded.client().channel(), row.method, row.bytes).error_code(), row.code)
-        << row.name;
-    guarded.ExpectUnharmed(row.name);
-  }
-  {  // a bomb of zeros
-    Client bomber(guarded.server().grpc());
-    grpc::ClientContext context;
-    context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
-    v1::GenerateResponse response;
-    const auto status =
-        bomber.stub().Generate(&context, Greedy(1, std::string(64 << 20, 'x')), &response);
-    EXPECT_EQ(status.error_code(), StatusCode::UNIMPLEMENTED) << status.error_message();
-    guarded.ExpectUnharmed("gzip bomb");
-  }
-  {
-    Client client(guarded.server().grpc());
-    grpc::ClientContext context;
-    context.AddMetadata("x-large", std::string(20 << 10, 'x'));
-    v1::GenerateResponse response;
-    EXPECT_EQ(client.stub().Generate(&context, Greedy(1), &response).error_code(),
-              StatusCode::RESOURCE_EXHAUSTED);
-    guarded.ExpectUnharmed("20 KB of metadata");
-  }
-  {  // connections that never speak, and one that speaks nonsense
-    std::vector<int> sockets;
-    for (int i = 0; i < 20; ++i) sockets.push_back(test::ConnectTcp(guarded.server().grpc()));
-    const std::string nonsense(3000, '?');
-    EXPECT_GT(write(sockets[0], nonsense.data(), nonsense.size()), 0);
-    guarded.ExpectUnharmed("connections without a preface");
-    for (const int fd : sockets) close(fd);
-  }
-  for (const int milliseconds : {0, 1, 5}) {
-    Client client(guarded.server().grpc());
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(milliseconds));
-    v1::GenerateResponse response;
-    EXPECT_EQ(client.stub().Generate(&context, Greedy(480), &response).error_code(),
-              StatusCode::DEADLINE_EXCEEDED);
-    guarded.ExpectUnharmed("a deadline of " + std::to_string(milliseconds) + " ms");
-  }
-}
-
-TEST(ServeProcess, BadRequestsAreNamedAndLeaveNothingBehind) {
-  Guarded guarded;
-  ASSERT_TRUE(guarded.ready()) << guarded.server().process().err();
-  // The first round also warms up what gRPC keeps (pollers, executors): the second must not add to
-  // it.
-  SendBadRequests(guarded);
-  SendBadBytes(guarded);
-  int files = 0;
-  EXPECT_TRUE(Eventually([&] {  // connections that the client just closed
-    const int now = guarded.server().OpenFiles();
-    return std::exchange(files, now) == now;
-  }));
-  const int threads = guarded.server().Threads();
-  SendBadRequests(guarded);
-  SendBadBytes(guarded);
-  EXPECT_TRUE(Eventually([&] { return guarded.server().OpenFiles() <= files; }))
-      << files << " files before, " << guarded.server().OpenFiles() << " after";
-  EXPECT_TRUE(Eventually([&] { return guarded.server().Threads() <= threads + 2; }))
-      << threads << " threads before, " << guarded.server().Threads() << " after";
-  EXPECT_EQ(guarded.server().process().err().find("libprotobuf"), std::string::npos)
-      << "a client can write to stderr";
-}
 
 TEST(ServeProcess, TextOverTcpIsTheTextInProcess) {
   ServerProcess server;
@@ -359,6 +111,14 @@ TEST(ServeProcess, HttpPortAndInformationTellTheTruth) {
   EXPECT_EQ(info.memory_size(), 8);
 }
 
+TEST(ServeProcess, HttpPortCanBeLeftOut) {
+  Process process({"serve", "--model", test::DemoModel(), "--listen", "127.0.0.1:0", "--http", ""});
+  ASSERT_TRUE(process.WaitFor("ready after"));
+  EXPECT_EQ(process.err().find("(http)"), std::string::npos) << process.err();
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 0);
+}
+
 TEST(ServeProcess, CancelStormLeavesNothingBehind) {
   Guarded guarded;
   ASSERT_TRUE(guarded.ready());
@@ -395,6 +155,27 @@ TEST(ServeProcess, ClientKilledMidStreamFreesItsBlocks) {
   client.Signal(SIGKILL);
   EXPECT_EQ(client.Wait(), 128 + SIGKILL);
   guarded.ExpectUnharmed("a killed client");
+}
+
+TEST(ServeProcess, CancellingAQueuedRequestTakesItOutOfTheQueue) {
+  Guarded guarded({"scheduler.max_num_seqs=1"});
+  ASSERT_TRUE(guarded.ready());
+  grpc::ClientContext running_context;
+  const auto running = guarded.client().stub().GenerateStream(&running_context, Greedy(480));
+  v1::GenerateStreamResponse delta;
+  ASSERT_TRUE(running->Read(&delta));
+  grpc::ClientContext queued_context;
+  const auto queued = guarded.client().stub().GenerateStream(&queued_context, Greedy(480, "Two"));
+  ASSERT_TRUE(Eventually([&] { return guarded.client().Info().stats().waiting() == 1; }));
+  queued_context.TryCancel();
+  EXPECT_FALSE(queued->Read(&delta));
+  EXPECT_EQ(queued->Finish().error_code(), StatusCode::CANCELLED);
+  EXPECT_TRUE(Eventually([&] { return guarded.client().Info().live_requests() <= 1; }));
+  int tokens = 1;
+  while (running->Read(&delta)) tokens += delta.token_ids_size();
+  EXPECT_TRUE(running->Finish().ok()) << "the other request was not meant";
+  EXPECT_EQ(tokens, 480);
+  guarded.ExpectUnharmed("a cancelled queued request");
 }
 
 TEST(ServeProcess, StalledReaderIsCutOffAndOthersAreNotHeldUp) {
@@ -441,6 +222,7 @@ TEST(ServeProcess, FullQueueIsResourceExhaustedWithPushback) {
     ++refused;
     EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
     EXPECT_EQ(contexts[i]->GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 1u);
+    EXPECT_GT(DetailOf<google::rpc::RetryInfo>(status).retry_delay().nanos(), 0);
   }
   EXPECT_GE(refused, 1);
   EXPECT_LE(refused, 10);  // two may wait
@@ -485,6 +267,14 @@ TEST(ServeProcess, SigtermUnderLoadFinishesWhatRunsAndExitsWithZero) {
   EXPECT_TRUE(server.process().WaitFor("draining"));
   EXPECT_EQ(test::RunQuantd({"health", "--target", server.grpc()}).code, 1)
       << "NOT_SERVING at once";
+  Client late(server.grpc());
+  std::vector<int32_t> ids;
+  grpc::Status refused;
+  EXPECT_TRUE(Eventually([&] {  // after the time for load balancers to notice
+    refused = late.Generate(Greedy(1), &ids);
+    return !refused.ok();
+  }));
+  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE) << refused.error_message();
   load.Join();
   EXPECT_EQ(load.complete, 8);
   EXPECT_EQ(server.process().Wait(), 0);
@@ -540,7 +330,8 @@ TEST(ServeProcess, PortInUseIsOneLineAndExitCodeOne) {
       test::RunQuantd({"serve", "--model", test::DemoModel(), "--listen", first.grpc(), "--http",
                        "127.0.0.1:0", "--set", "log.level=off"});
   EXPECT_EQ(second.code, 1);
-  EXPECT_EQ(second.err, "quantd: listen.grpc: " + first.grpc() + " cannot be bound (in use?)\n");
+  EXPECT_EQ(second.err, "quantd: listen.grpc: " + first.grpc() +
+                            " cannot be bound (in use, or not of this machine?)\n");
 }
 
 }  // namespace

@@ -257,6 +257,9 @@ class Quantize4 : public QuantizeMethod {
     if (o.double_quant) NestScales(m);
     return m;
   }
+  absl::Status CheckQuantizeRows(const TensorView&, const MethodOptions&) const override {
+    return absl::OkStatus();
+  }
 };
 
 // ---- 8-bit
@@ -323,6 +326,9 @@ class Quantize8 : public QuantizeMethod {
                                            DType) const override {
     RETURN_IF_ERROR(CheckFitsF16(w));  // the method rounds weights to f16 first
     return QuantizeInt8Rows(w);
+  }
+  absl::Status CheckQuantizeRows(const TensorView& w, const MethodOptions&) const override {
+    return CheckFitsF16(w);
   }
 };
 

@@ -66,6 +66,13 @@ class QuantizeMethod {
   virtual absl::StatusOr<QuantizedMatrix> Quantize(const TensorView& w,
                                                    const MethodOptions& options,
                                                    DType plain) const = 0;
+  /// OK when Backend::QuantizeRows makes of `w` what Quantize makes of it, so that a device may do
+  /// it; INVALID_ARGUMENT as Quantize. UNIMPLEMENTED: the numbers are chosen by more than the
+  /// format.
+  virtual absl::Status CheckQuantizeRows(const TensorView& w, const MethodOptions& options) const {
+    (void)w, (void)options;
+    return absl::UnimplementedError("this method chooses numbers on the host");
+  }
 };
 
 /// Never fails: there is one for every QuantMethod.

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/memory.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/host_memory.h"
 
 namespace quantd {
 namespace {
@@ -15,7 +15,7 @@ void BM_MemoryRead(benchmark::State& state) {
   ThreadPool pool(static_cast<int>(state.range(0)));
   MemoryAccount account;
   const Buffer buffer =
-      AllocateCpu(static_cast<size_t>(kBytes), MemoryComponent::kWorkspace, account).value();
+      AllocateHost(static_cast<size_t>(kBytes), MemoryComponent::kWorkspace, account).value();
   auto* words = buffer.as<uint64_t>();
   for (int64_t i = 0; i < kBytes / 8; i += 512)
     words[i] = static_cast<uint64_t>(i);  // pages of its own

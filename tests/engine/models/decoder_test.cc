@@ -359,11 +359,29 @@ TEST(KvCache, TakesTwoHalvesALayerAndRefusesWhatCannotBeUsed) {
             5 * 4 * KvCache::BytesPerToken(spec, DType::kBF16));
   EXPECT_NE((*cache)->layer(0).k, (*cache)->layer(0).v);
   EXPECT_EQ((*cache)->layer(2).num_blocks, 5);
+  EXPECT_EQ((*cache)->layer(0).k_scales, nullptr);
   for (const auto& [blocks, size] :
        {std::pair(1, 16), std::pair(4, 0), std::pair(1 << 20, 1 << 20)}) {
     EXPECT_TRUE(absl::IsInvalidArgument(
         KvCache::Create(*backend, spec, DType::kBF16, blocks, size).status()));
   }
+}
+
+TEST(KvCache, OfInt8TakesAByteAnElementAndAScaleAHead) {
+  DecoderSpec spec;
+  spec.num_layers = 3;
+  spec.num_kv_heads = 2;
+  spec.head_dim = 64;
+  const int64_t bytes = KvCache::BytesPerToken(spec, DType::kI8);
+  EXPECT_EQ(bytes * 2 * 64, KvCache::BytesPerToken(spec, DType::kBF16) * (64 + 4));
+  const auto backend = MakeBackend("ref");
+  auto cache = KvCache::Create(*backend, spec, DType::kI8, 5, 4);
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_EQ(backend->memory().Bytes(MemoryComponent::kKvCache), 5 * 4 * bytes);
+  const KvLayer& layer = (*cache)->layer(2);
+  EXPECT_EQ(layer.dtype, DType::kI8);
+  EXPECT_TRUE(layer.k_scales != nullptr && layer.v_scales != nullptr);
+  EXPECT_NE(layer.k_scales, layer.v_scales);
 }
 
 }  // namespace

@@ -88,6 +88,14 @@ TEST(Profile, AbsentKeysTakeHuggingFacesDefaults) {
   EXPECT_EQ(nothing.ComputeDType(DType::kF16), DType::kF16);
 }
 
+TEST(Profile, TakesAnInt8KvCacheAndPrintsIt) {
+  const QuantProfile p = Parsed("dtype: bfloat16\nkv_cache: {dtype: int8}\n");
+  EXPECT_EQ(p.kv_dtype, DType::kI8);
+  EXPECT_THAT(p.ToYaml(), HasSubstr("kv_cache:\n  dtype: int8\n"));
+  EXPECT_EQ(Parsed(p.ToYaml()).Hash(), p.Hash());
+  EXPECT_NE(Parsed("dtype: bfloat16\n").Hash(), p.Hash());
+}
+
 // What transformers writes into config.json can be pasted whole.
 TEST(Profile, AcceptsAPastedBitsAndBytesConfig) {
   const QuantProfile p = Parsed(R"(
@@ -247,11 +255,12 @@ TEST(Profile, ReportsEveryFaultByKeyAndValue) {
       {"quantization: {load_in_8bit: true, llm_int8_enable_fp32_cpu_offload: true}",
        kNotSupported,
        {"llm_int8_enable_fp32_cpu_offload: true is not supported"}},
-      {"kv_cache: {dtype: int8}", kNotSupported, {"kv_cache.dtype: \"int8\" is not supported"}},
       {"kv_cache: {dtype: fp8_e4m3}",
        kNotSupported,
        {"kv_cache.dtype: \"fp8_e4m3\" is not supported"}},
-      {"kv_cache: {dtype: int4}", kBad, {"kv_cache.dtype: \"int4\" is not one of auto, float32"}},
+      {"kv_cache: {dtype: int4}",
+       kBad,
+       {"kv_cache.dtype: \"int4\" is not one of auto, float32, float16, bfloat16, int8"}},
       {"kv_cache: {size: 3}",
        kBad,
        {"kv_cache.size: unknown key; the nearest known one is \"dtype\""}},

@@ -7,17 +7,8 @@
 #include "kernels/quant/quantize.h"
 #include "tests/kernels/conformance.h"
 
-namespace quantd {
+namespace quantd::testing {
 namespace {
-
-using testing::DeviceMatrix;
-using testing::ExpectClose;
-using testing::ExpectSameBits;
-using testing::MatrixOf;
-using testing::Pack;
-using testing::RandomFloats;
-using testing::Ref;
-using testing::RoundedTo;
 
 constexpr int64_t kRows = 5;
 
@@ -150,4 +141,4 @@ TEST_F(RefInt8, ShowsNanAndBeyondF16InsteadOfHidingThem) {
 }
 
 }  // namespace
-}  // namespace quantd
+}  // namespace quantd::testing

@@ -7,16 +7,12 @@
 
 #include "tests/kernels/conformance.h"
 
-namespace quantd {
+namespace quantd::testing {
 namespace {
 
-using testing::DeviceMatrix;
 using ::testing::ElementsAre;
 using ::testing::FloatEq;
 using ::testing::FloatNear;
-using testing::RandomFloats;
-using testing::Ref;
-using testing::RoundedTo;
 
 TEST(RefRmsNorm, DividesByTheRootOfTheMeanSquare) {
   const std::vector<float> values = {3, -4, 0, 0}, weight = {1, 1, 2, 10};
@@ -138,4 +134,4 @@ TEST(RefBackend, DescribesItself) {
 }
 
 }  // namespace
-}  // namespace quantd
+}  // namespace quantd::testing

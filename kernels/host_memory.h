@@ -1,4 +1,4 @@
-// Memory of the cpu backend: zeroed, 64-byte aligned, in huge pages where that pays. Thread-safe.
+// Memory of backends that compute on the host: zeroed, 64-byte aligned. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,7 @@
 namespace quantd {
 
 /// A zeroed buffer booked to `component`. RESOURCE_EXHAUSTED naming component and bytes.
-absl::StatusOr<Buffer> AllocateCpu(size_t bytes, MemoryComponent component, MemoryAccount& account);
+absl::StatusOr<Buffer> AllocateHost(size_t bytes, MemoryComponent component,
+                                    MemoryAccount& account);
 
 }  // namespace quantd

@@ -1,0 +1,95 @@
+// What an instantiation of attention_block.cuh is made of: products of its 16-bit type, the
+// conversion of int8 codes to that type, and the plan of its shared memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/target.h"
+
+namespace quantd::QUANTD_CUDA_NS {
+
+template <typename T>
+struct AttentionOps;
+template <>
+struct AttentionOps<BF16> {
+  static constexpr uint32_t kOnes = 0x3f803f80u;
+  static __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+    MmaBF16(d, a, b);
+  }
+};
+template <>
+struct AttentionOps<F16> {
+  static constexpr uint32_t kOnes = 0x3c003c00u;
+  static __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+    MmaF16(d, a, b);
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ uint32_t PackPair(float low, float high) {
+  return static_cast<uint32_t>(FromFloat<T>(low).bits) |
+         static_cast<uint32_t>(FromFloat<T>(high).bits) << 16;
+}
+
+/// Bytes i and j of `codes` as a pair of T, exact: they become the low mantissa bits of numbers
+/// whose ulp is 1, and what was added is taken away again.
+template <typename T, int i, int j>
+__device__ __forceinline__ uint32_t PairOfCodes(uint32_t codes) {
+  constexpr uint32_t kSelector = 0x4040u | i | j << 8;  // a byte of the second word above each
+  if constexpr (std::is_same_v<T, F16>) {
+    // 1024 + (code + 128)
+    return SubtractPairs<F16>(__byte_perm(codes ^ 0x80808080u, 0x64646464u, kSelector),
+                              0x64806480u);
+  } else {
+    // Seven mantissa bits: 128 + code % 128. The sign bit lies where it makes 128 a 256.
+    const uint32_t pair = __byte_perm(codes, 0x43434343u, kSelector);
+    return SubtractPairs<BF16>(pair & 0xff7fff7fu, pair & 0xff80ff80u);
+  }
+}
+
+/// P times the scale of V is taken this much larger, and sums of V this much smaller, so that a f16
+/// P has the range that it has with V of f16 (a code is up to 127, not 1). Exact.
+inline constexpr float kValueUnit = 64.0f;
+
+/// Shapes and the shared memory of an instantiation, for a cache of C. Rows of K, V and P are
+/// padded by 16 bytes, which makes their length an odd number of 16-byte words: ldmatrix has no
+/// bank conflicts.
+template <typename C, int kDim, int kParts, int kTiles>
+struct AttentionConfig {
+  static_assert(kDim % (16 * kParts) == 0 && kTileKeys % (16 * kParts) == 0 && kDim % 32 == 0);
+  static constexpr bool kInt8 = std::is_same_v<C, int8_t>;
+  static constexpr int kThreads = 32 * kParts * kTiles;
+  static constexpr int kBlocks = kThreads > 128 ? 1 : 2;      // a multiprocessor's registers hold
+  static constexpr int kWord = 16 / sizeof(C);                // elements of K and V in 16 bytes
+  static constexpr int kStride = kDim + kWord;                // elements, of K and V
+  static constexpr int kPStride = kTileKeys + 8;              // elements, of P
+  static constexpr int kScoreTiles = kTileKeys / 8 / kParts;  // 8-key columns of S of a warp
+  static constexpr int kOutTiles = kDim / 8 / kParts;         // 8-element columns of O of a warp
+
+  /// Steps of 16 of Q that wait in shared memory, because two states of 128 columns leave a thread
+  /// no registers for them.
+  static constexpr int kSharedSteps = kParts == 1 && kDim >= 128 ? 4 : 0;
+
+  static constexpr size_t kTileBytes = size_t{kTileKeys} * kStride * sizeof(C);
+  static constexpr size_t kK = 0;                                // [2][64][kStride]
+  static constexpr size_t kV = kK + 2 * kTileBytes;              // [2][64][kStride]
+  static constexpr size_t kRows = kV + 2 * kTileBytes;           // int32 [2][256] rows of the cache
+  static constexpr size_t kScales = kRows + 2 * kChunkKeys * 4;  // f32 [K, V][2][64]
+  static constexpr size_t kP =                                   // [kTiles][16][kPStride]
+      kScales + (kInt8 ? size_t{4} * kTileKeys * 4 : 0);
+  static constexpr size_t kMax = kP + (kParts > 1 ? size_t{kTiles} * kQueryRows * kPStride * 2 : 0);
+  static constexpr size_t kSums =  // f32 [kTiles][kParts][16] of maxima before it
+      kMax + (kParts > 1 ? size_t{kTiles} * kParts * kQueryRows * 4 : 0);
+  static constexpr size_t kQ =  // f32 [kTiles][64 / 16][16][4] of sums of weights before it
+      kSums + (kInt8 && kParts > 1 ? size_t{kTiles} * (kTileKeys / 16) * kQueryRows * 16 : 0);
+  static constexpr size_t kShared = kQ + size_t{kSharedSteps} * kThreads * 16;  // [steps][thread]
+};
+
+}  // namespace quantd::QUANTD_CUDA_NS

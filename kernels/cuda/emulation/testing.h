@@ -1,0 +1,26 @@
+// What tests may do to the emulated device, beyond fibers.h's SetScheduleOrder.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace quantd::cuda_emulated {
+
+/// Bytes of device memory from now on. Before the first call: QUANTD_EMULATION_MEMORY, else 4 GiB.
+void SetDeviceMemory(size_t bytes);
+/// The nth DeviceAllocate from now on (1 is the next) finds no room; 0 takes it back.
+void FailAllocation(int nth);
+/// Multiprocessors OpenDevice reports (4 at first).
+void SetMultiprocessors(int count);
+
+/// The device fails: nothing submitted runs any more, and FirstError, Synchronize and Wait say
+/// UNAVAILABLE with `message`.
+void InjectDeviceFailure(const std::string& message);
+/// Forgets failures, which a real device never does.
+void ClearDeviceFailures();
+
+/// Bytes of device memory allocated now, and how many allocations.
+size_t DeviceBytesInUse();
+size_t DeviceAllocationsInUse();
+
+}  // namespace quantd::cuda_emulated

@@ -1,0 +1,83 @@
+"""The result files of quantd_gpu, for stages written in Python: same shape, same rules (result_file.h)."""
+import hashlib
+import json
+import pathlib
+import re
+import sys
+import time
+
+
+def file_name_of(device):
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "unnamed"
+
+
+class ResultFile:
+    def __init__(self, folder, device, stage, program, fresh=False):
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / (file_name_of(device) + ".json")
+        self.root = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.root["device"] = device
+        digest = hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest()[:16]
+        stages = self.root.setdefault("stages", {})
+        if fresh or stages.get(stage, {}).get("program") != digest:
+            stages[stage] = {"program": digest, "quick": False, "items": {}}
+        self.items = stages[stage]["items"]
+        self.save()
+
+    def save(self):
+        part = self.path.with_suffix(".json.part")
+        part.write_text(json.dumps(self.root, indent=1, sort_keys=True) + "\n")
+        part.rename(self.path)
+
+
+def run_items(results, items, seconds):
+    """items: [(name, function giving a dict)]. Returns the exit code: 0, 1 failed, 3 out of time."""
+    deadline = time.monotonic() + seconds
+    failed = left = 0
+    for name, function in items:
+        if name in results.items and "error" not in results.items[name]:
+            continue
+        if time.monotonic() > deadline:
+            left += 1
+            continue
+        try:
+            value = function()
+        except Exception as error:  # an item that fails is a result, and the next one is tried
+            value = {"error": f"{type(error).__name__}: {error}"[:3000]}
+        failed += "error" in value
+        print(("FAILED " if "error" in value else "") + name, json.dumps(value), flush=True)
+        results.items[name] = value
+        results.save()
+    print(f"{len(items)} items, {failed} failed, {left} not begun; results in {results.path}")
+    if failed:
+        return 1
+    if left:
+        print("out of time: run the stage again to go on")
+    return 3 if left else 0
+
+
+def selftest():
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        results = ResultFile(folder, "A B (c)", "peers", __file__)
+        assert results.path.name == "a-b-c.json"
+        calls = []
+
+        def fails():
+            calls.append("fails")
+            raise ValueError("no")
+
+        items = [("one", lambda: calls.append("one") or {"x": 1}), ("two", fails)]
+        assert run_items(results, items, 60) == 1 and calls == ["one", "fails"]
+        again = ResultFile(folder, "A B (c)", "peers", __file__)
+        assert again.items["one"] == {"x": 1} and "no" in again.items["two"]["error"]
+        assert run_items(again, items, 60) == 1 and calls == ["one", "fails", "fails"]
+        assert run_items(again, [("three", lambda: {})], -1) == 3
+        assert ResultFile(folder, "A B (c)", "peers", __file__, fresh=True).items == {}
+
+
+if __name__ == "__main__":
+    selftest()
+    print("results.py: as described")
+    sys.exit(0)

@@ -1,0 +1,74 @@
+// LinearGeneric against sums in double: every format, every pair of types, odd shapes; a row's bits
+// do not depend on the batch.
+#include <gtest/gtest.h>
+
+#include "tests/kernels/cuda/weight_on_device.h"
+
+namespace quantd::cuda_emulated {
+namespace {
+
+using namespace on_device;
+
+std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, int64_t first,
+                             int64_t m, FloatType y_type, bool with_bias = true) {
+  const size_t rows = static_cast<size_t>(m);
+  const Rows x(p.x_type, rows, static_cast<size_t>(p.k), p.XRows(first, m), kNarrow);
+  const Rows y(y_type, rows, static_cast<size_t>(p.n), kNarrow);
+  const Array<float> bias(p.bias);
+  Execute([&](Stream stream) {
+    LinearGeneric(w.view(), x, with_bias ? bias.data() : nullptr, y, stream);
+  });
+  return y.Read();
+}
+
+struct Case {
+  std::string format;
+  std::vector<int64_t> rows;
+  int64_t k;
+  FloatType x, y;
+};
+
+class LinearGenericTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(LinearGenericTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
+  const Case& c = GetParam();
+  constexpr int64_t kTokens = 65;
+  const LinearProblem p(*QuantFormat::Parse(c.format), c.rows, c.k, c.x, kTokens);
+  const auto w = PackOnDevice(p.matrices);
+  const std::vector<float> whole = RunLinear(*w, p, 0, kTokens, c.y);
+  p.ExpectClose(whole, c.y, 0, false);
+  for (int64_t m : {1, 2, 3, 8, 9, 17, 33}) {
+    const int64_t first = m * 5 % (kTokens - m + 1);
+    const std::vector<float> part = RunLinear(*w, p, first, m, c.y);
+    EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + first * p.n))
+        << "tokens " << first << " + " << m;
+  }
+}
+
+constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
+INSTANTIATE_TEST_SUITE_P(Formats, LinearGenericTest,
+                         ::testing::Values(Case{"f32", {3}, 33, kF32, kF32},
+                                           Case{"f16", {17, 5}, 72, kBF16, kBF16},
+                                           Case{"bf16", {70}, 31, kF32, kF32},
+                                           Case{"bf16", {33, 1, 9}, 40, kF16, kF16},
+                                           Case{"nf4.flat64.f32", {17, 31}, 128, kF32, kF32},
+                                           Case{"nf4.flat64.nested", {80}, 72, kBF16, kBF16},
+                                           Case{"fp4.flat64.nested", {15}, 192, kF16, kF32},
+                                           Case{"fp4.flat64.f32", {3, 2, 1, 4}, 33, kBF16, kF32},
+                                           Case{"nf4.flat32.nested", {18}, 64, kF16, kF16},
+                                           Case{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
+                                           Case{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
+                                           Case{"int8.row.f32", {17, 48}, 65, kBF16, kBF16},
+                                           Case{"int8.row.f32", {5}, 130, kF16, kF32}),
+                         [](const auto& test) { return "case" + std::to_string(test.index); });
+
+TEST(LinearGeneric, AddsNothingWithoutBias) {
+  LinearProblem p(*QuantFormat::Parse("nf4.flat64.f32"), {5}, 64, kF32, 3);
+  const auto w = PackOnDevice(p.matrices);
+  const std::vector<float> without = RunLinear(*w, p, 0, 3, kF32, false);
+  std::fill(p.bias.begin(), p.bias.end(), 0.0f);
+  EXPECT_EQ(without, RunLinear(*w, p, 0, 3, kF32));
+}
+
+}  // namespace
+}  // namespace quantd::cuda_emulated
