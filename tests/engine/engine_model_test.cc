@@ -39,6 +39,8 @@ std::string NameOf(const ModelCase& c) {
   return name;
 }
 
+void PrintTo(const ModelCase& c, std::ostream* out) { *out << NameOf(c); }
+
 std::vector<ModelCase> Cases() {
   std::vector<ModelCase> cases;
   for (const char* profile : {"nf4-dq", "int8", "bf16"}) {

@@ -28,9 +28,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{4, 1, 64, kBF16, kBF16, 16}, Shape{7, 1, 64, kF16, kF16, 5},
                       Shape{8, 1, 128, kBF16, kBF16, 16}, Shape{14, 2, 32, kBF16, kBF16, 5},
                       Shape{3, 3, 96, kF16, kF16, 16}, Shape{20, 1, 32, kBF16, kBF16, 16},
+                      Shape{2, 2, 96, kBF16, kBF16, 16}, Shape{2, 1, 128, kF16, kF16, 16},
                       Shape{2, 2, 80, kBF16, kBF16, 16}, Shape{4, 2, 40, kF32, kF32, 5},
-                      Shape{2, 1, 64, kF32, kBF16, 4}, Shape{2, 1, 64, kBF16, kF32, 16},
-                      Shape{2, 1, 64, kF16, kBF16, 16}));
+                      Shape{2, 1, 40, kF16, kF16, 16}, Shape{2, 1, 64, kF32, kBF16, 4},
+                      Shape{2, 1, 64, kBF16, kF32, 16}, Shape{2, 1, 64, kF16, kBF16, 16}));
 
 INSTANTIATE_TEST_SUITE_P(
     Int8Shapes, AttentionDecode,
@@ -44,9 +45,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{2, 1, 40, kF16, kF16, 16, true}, Shape{4, 2, 64, kF32, kF32, 5, true}));
 
 TEST(AttentionTest, IsSoftmaxAttentionAtHeadDim256) {
-  Model model({2, 1, 256, kBF16, kBF16, 16});
-  const std::vector<Row> rows = LastRows({1, 17, 65, 257});
-  ExpectIsAttention(model, rows, Attend(model, rows));
+  for (const FloatType type : {kBF16, kF16}) {
+    Model model({2, 1, 256, type, type, 16});
+    const std::vector<Row> rows = LastRows({1, 17, 65, 257});
+    ExpectIsAttention(model, rows, Attend(model, rows));
+  }
 }
 
 TEST(AttentionTest, IsSoftmaxAttentionAtHeadDim256OverInt8) {
@@ -91,15 +94,15 @@ TEST_P(AttentionPrompt, IsSoftmaxAttentionAndTheSameBitsRowByRowAndInChunks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionPrompt,
-                         ::testing::Values(Prompt{{33, 33, 32, kBF16, kBF16, 16}, 70},
-                                           Prompt{{63, 9, 32, kF16, kF16, 5}, 70},
-                                           Prompt{{32, 8, 64, kBF16, kBF16, 16}, 80},
-                                           Prompt{{16, 8, 96, kF16, kF16, 16}, 130},
-                                           Prompt{{16, 4, 128, kBF16, kBF16, 16}, 131},
-                                           Prompt{{17, 17, 256, kBF16, kBF16, 16}, 40},
-                                           Prompt{{20, 1, 32, kBF16, kBF16, 16}, 70},
-                                           Prompt{{4, 1, 80, kBF16, kBF16, 16}, 50}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, AttentionPrompt,
+    ::testing::Values(
+        Prompt{{33, 33, 32, kBF16, kBF16, 16}, 70}, Prompt{{63, 9, 32, kF16, kF16, 5}, 70},
+        Prompt{{32, 8, 64, kBF16, kBF16, 16}, 80}, Prompt{{32, 8, 64, kF16, kF16, 16}, 80},
+        Prompt{{33, 33, 96, kBF16, kBF16, 16}, 70}, Prompt{{16, 8, 96, kF16, kF16, 16}, 130},
+        Prompt{{33, 33, 128, kF16, kF16, 5}, 70}, Prompt{{17, 17, 256, kF16, kF16, 16}, 40},
+        Prompt{{16, 4, 128, kBF16, kBF16, 16}, 131}, Prompt{{17, 17, 256, kBF16, kBF16, 16}, 40},
+        Prompt{{20, 1, 32, kBF16, kBF16, 16}, 70}, Prompt{{4, 1, 80, kBF16, kBF16, 16}, 50}));
 INSTANTIATE_TEST_SUITE_P(Int8Shapes, AttentionPrompt,
                          ::testing::Values(Prompt{{33, 33, 32, kBF16, kBF16, 16, true}, 70},
                                            Prompt{{63, 9, 32, kF16, kF16, 5, true}, 70},
