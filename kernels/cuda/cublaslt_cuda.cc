@@ -30,13 +30,22 @@ constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
 
 // The library's functions, by their own types.
 struct Api {
-#define QUANTD_CUBLASLT_FUNCTIONS(F)                                                             \
-  F(cublasLtCreate)                                                                              \
-  F(cublasLtDestroy) F(cublasLtGetStatusString) F(cublasLtMatmul)                                \
-      F(cublasLtMatmulAlgoGetHeuristic) F(cublasLtMatmulDescCreate) F(cublasLtMatmulDescDestroy) \
-          F(cublasLtMatmulDescSetAttribute) F(cublasLtMatrixLayoutCreate)                        \
-              F(cublasLtMatrixLayoutDestroy) F(cublasLtMatmulPreferenceCreate)                   \
-                  F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulPreferenceSetAttribute)
+// clang-format off
+#define QUANTD_CUBLASLT_FUNCTIONS(F) \
+  F(cublasLtCreate) \
+  F(cublasLtDestroy) \
+  F(cublasLtGetStatusString) \
+  F(cublasLtMatmul) \
+  F(cublasLtMatmulAlgoGetHeuristic) \
+  F(cublasLtMatmulDescCreate) \
+  F(cublasLtMatmulDescDestroy) \
+  F(cublasLtMatmulDescSetAttribute) \
+  F(cublasLtMatrixLayoutCreate) \
+  F(cublasLtMatrixLayoutDestroy) \
+  F(cublasLtMatmulPreferenceCreate) \
+  F(cublasLtMatmulPreferenceDestroy) \
+  F(cublasLtMatmulPreferenceSetAttribute)
+// clang-format on
 #define F(name) decltype(&::name) name = nullptr;
   QUANTD_CUBLASLT_FUNCTIONS(F)
 #undef F

@@ -3,11 +3,13 @@
 //
 // Fragments (PTX ISA, "Matrix Fragments for mma.m16n8k16" and ".m16n8k32"): with g = lane / 4 and
 // t = lane % 4,
+// clang-format off
 //   A 16-bit  a0 (g, 2t..+1)   a1 (g+8, 2t..+1)   a2 (g, 2t+8..+9)    a3 (g+8, 2t+8..+9)    [16 x 16]
 //   B 16-bit  b0 (k 2t..+1, column g)             b1 (k 2t+8..+9, column g)                 [16 x 8]
 //   A int8    a0 (g, 4t..+3)   a1 (g+8, 4t..+3)   a2 (g, 4t+16..+19)  a3 (g+8, 4t+16..+19)  [16 x 32]
 //   B int8    b0 (k 4t..+3, column g)             b1 (k 4t+16..+19, column g)               [32 x 8]
 //   C, D      c0 c1 (g, 2t..+1)                   c2 c3 (g+8, 2t..+1)                       [16 x 8]
+// clang-format on
 #pragma once
 
 #include <cstdint>
@@ -82,7 +84,9 @@ __device__ __forceinline__ void CpAsync4(void* shared, const void* global, int s
                : "memory");
 }
 /// Closes the group of copies this thread has started.
-__device__ __forceinline__ void CpAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void CpAsyncCommit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /// Waits until at most `kPending` of this thread's latest groups are unfinished. Other threads'
 /// copies are visible after __syncthreads().
 template <int kPending>

@@ -80,7 +80,8 @@ TEST_P(EngineOnDevice, TokensDoNotDependOnTheBatchOrThePipeline) {
 }
 
 TEST_P(EngineOnDevice, TheFastestKernelsGenerateToo) {
-  const auto ids = TokensOf(GetParam(), {.determinism = Determinism::kDefault, .pipeline_depth = 1});
+  const auto ids =
+      TokensOf(GetParam(), {.determinism = Determinism::kDefault, .pipeline_depth = 1});
   ASSERT_EQ(ids.size(), 6u);
   for (const auto& tokens : ids) EXPECT_EQ(tokens.size(), 6u);
 }
