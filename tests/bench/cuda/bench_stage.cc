@@ -167,15 +167,17 @@ class Bench {
   absl::StatusOr<json> Time(const std::function<void()>& step, int64_t calls, double bytes,
                             double flops = 0) {
     LaunchedSince();  // forget what came before
-    const double seconds =
-        MedianSeconds(backend_, ++key_, step, config_.floor_seconds) / static_cast<double>(calls);
+    const absl::StatusOr<double> median =
+        MedianSeconds(backend_, ++key_, step, config_.floor_seconds);
+    backend_.ForgetSteps(key_);
+    buffers_.clear();
+    RETURN_IF_ERROR(median.status());
+    const double seconds = *median / static_cast<double>(calls);
     json result = {{"us", seconds * 1e6},
                    {"bytes", bytes},
                    {"gb_per_s", bytes / seconds * 1e-9},
                    {"kernels", LaunchedSince()}};
-    backend_.ForgetSteps(key_);
     if (flops > 0) result["tflop_per_s"] = flops / seconds * 1e-12;
-    buffers_.clear();
     return result;
   }
 

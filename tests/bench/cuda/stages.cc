@@ -38,53 +38,68 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& name,
 absl::StatusOr<Outcome> RunItems(const StageOptions& options, ResultFile& file,
                                  const std::vector<Item>& items) {
   const Clock::time_point deadline = Clock::now() + std::chrono::seconds(options.seconds);
-  size_t failed = 0, left = 0, kept = 0, wanted = 0;
+  std::vector<const Item*> fresh, failed_before;
+  size_t wanted = 0, failed = 0, left = 0;
   for (const Item& item : items) {
     if (!options.only.empty() && item.name.find(options.only) == std::string::npos) continue;
     ++wanted;
-    if (file.Has(item.name) && !file.Get(item.name).contains("error")) {
-      ++kept;
-      continue;
+    if (!file.Has(item.name)) {
+      fresh.push_back(&item);
+    } else if (file.Get(item.name).contains("error")) {
+      failed_before.push_back(&item);
     }
-    if (Clock::now() >= deadline) {
+  }
+  if (wanted == 0) return InvalidArgument("--only: no item's name contains \"{}\"", options.only);
+  const size_t kept = wanted - fresh.size() - failed_before.size();
+  // What failed comes last: it may take the device with it again.
+  std::vector<const Item*> queue = fresh;
+  queue.insert(queue.end(), failed_before.begin(), failed_before.end());
+  bool lost = false;  // the device, for this process
+  for (const Item* item : queue) {
+    if (lost || Clock::now() >= deadline) {
       ++left;
       continue;
     }
-    auto value = item.run();
+    auto value = item->run();
+    lost = absl::IsUnavailable(value.status());
     nlohmann::json result =
         value.ok() ? *std::move(value) : nlohmann::json{{"error", Message(value.status())}};
     const bool bad = result.contains("error");
     failed += bad ? 1 : 0;
-    fmt::print("{}{} {}\n", bad ? "FAILED " : "", item.name, result.dump());
+    fmt::print("{}{} {}\n", bad ? "FAILED " : "", item->name, result.dump());
     std::fflush(stdout);
-    RETURN_IF_ERROR(file.Put(item.name, std::move(result)));
+    RETURN_IF_ERROR(file.Put(item->name, std::move(result)));
   }
   fmt::print("{} items: {} from an earlier run, {} failed, {} not begun; results in {}\n", wanted,
              kept, failed, left, file.path().string());
-  if (wanted == 0) return InvalidArgument("--only: no item's name contains \"{}\"", options.only);
-  if (failed > 0) return Outcome::kFailed;
   if (left > 0) {
-    fmt::print("out of time: run the stage again to go on\n");
-    return Outcome::kUnfinished;
+    fmt::print("{}: run the stage again to go on\n", lost ? "the device is lost" : "out of time");
   }
-  return Outcome::kPassed;
+  if (failed > 0) return Outcome::kFailed;
+  return left > 0 ? Outcome::kUnfinished : Outcome::kPassed;
 }
 
-double MedianSeconds(Backend& backend, uint64_t owner, const std::function<void()>& step,
-                     double floor_seconds) {
+absl::StatusOr<double> MedianSeconds(Backend& backend, uint64_t owner,
+                                     const std::function<void()>& step, double floor_seconds) {
   constexpr int kRuns = 7;
-  const auto seconds_of = [&](int64_t calls) {
+  const auto seconds_of = [&](int64_t calls) -> absl::StatusOr<double> {
     const auto start = Clock::now();
     for (int64_t i = 0; i < calls; ++i) backend.Run({.owner = owner, .shape = {}}, step);
-    const absl::Status status = backend.Synchronize();
-    QUANTD_CHECK(status.ok());
+    RETURN_IF_ERROR(backend.Synchronize());
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
-  seconds_of(3);  // code is loaded, a graph is captured and replayed
+  RETURN_IF_ERROR(seconds_of(3).status());  // code is loaded, a graph is captured and replayed
   int64_t calls = 1;
-  while (calls < (int64_t{1} << 20) && seconds_of(calls) < floor_seconds) calls *= 2;
+  while (calls < (int64_t{1} << 20)) {
+    ASSIGN_OR_RETURN(const double seconds, seconds_of(calls));
+    if (seconds >= floor_seconds) break;
+    calls *= 2;
+  }
   std::vector<double> runs;
-  for (int i = 0; i < kRuns; ++i) runs.push_back(seconds_of(calls) / static_cast<double>(calls));
+  for (int i = 0; i < kRuns; ++i) {
+    ASSIGN_OR_RETURN(const double seconds, seconds_of(calls));
+    runs.push_back(seconds / static_cast<double>(calls));
+  }
   std::nth_element(runs.begin(), runs.begin() + kRuns / 2, runs.end());
   return runs[kRuns / 2];
 }

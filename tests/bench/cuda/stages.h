@@ -50,14 +50,15 @@ struct Item {
   std::function<absl::StatusOr<nlohmann::json>()> run;
 };
 
-/// Runs what `file` has no result for, in order, until `options.seconds` have passed.
+/// Runs what `file` has no result for, in order, then what failed before, until `options.seconds` have
+/// passed or an item is UNAVAILABLE: a device that failed is lost for this process.
 absl::StatusOr<Outcome> RunItems(const StageOptions& options, ResultFile& file,
                                  const std::vector<Item>& items);
 
 /// Seconds of one call of `step`, which submits work to `backend`: the median of seven runs, each
 /// of as many calls in a row as take `floor_seconds`, replayed from a graph where the backend has
 /// them. `owner` names the step for Backend::Run.
-double MedianSeconds(Backend& backend, uint64_t owner, const std::function<void()>& step,
-                     double floor_seconds);
+absl::StatusOr<double> MedianSeconds(Backend& backend, uint64_t owner,
+                                     const std::function<void()>& step, double floor_seconds);
 
 }  // namespace quantd::gpu
