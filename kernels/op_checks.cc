@@ -49,20 +49,24 @@ absl::Status CheckLength(size_t have, int64_t want, std::string_view what,
   return InvalidArgument("{}: {} has {} entries, expected {}", segment.module, what, have, want);
 }
 
+/// A permutation of 0 .. k - 1.
+absl::Status CheckColumns(const QuantizedMatrix& matrix, const RowSegment& segment) {
+  RETURN_IF_ERROR(CheckLength(matrix.columns.size(), matrix.k, "columns", segment));
+  std::vector<bool> seen(matrix.columns.size());
+  for (const int32_t c : matrix.columns) {
+    if (c < 0 || c >= matrix.k || seen[static_cast<size_t>(c)]) {
+      return InvalidArgument("{}: column {} is out of range or occurs twice", segment.module, c);
+    }
+    seen[static_cast<size_t>(c)] = true;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckCreatePacked(const QuantFormat& format, int64_t k,
                                const std::vector<RowSegment>& segments) {
-  using Kind = BlockShape::Kind;
-  const bool is4 = format.codec == Codec::kNf4 || format.codec == Codec::kFp4;
-  const bool known =
-      (IsPlain(format.codec) && format.block == BlockShape{} && format.scale == ScaleType::kNone) ||
-      (is4 && format.block.kind == Kind::kFlat && format.block.size > 0 &&
-       format.scale != ScaleType::kNone) ||
-      format == QuantFormat::Int8Row();
-  if (!known) {
-    return Unimplemented("no kernel for weights of format \"{}\"", format.ToString());
-  }
+  RETURN_IF_ERROR(format.Check());
   if (k < 1) return InvalidArgument("a weight with {} inputs, allowed: at least 1", k);
   if (segments.empty()) return InvalidArgument("a weight without modules");
   for (const RowSegment& s : segments) {
@@ -89,16 +93,24 @@ absl::Status CheckPackRows(const PackedWeight& weight, size_t segment,
   const int64_t code_bytes = IsPlain(format.codec) ? BitsOf(format.codec) / 8 : 1;
   RETURN_IF_ERROR(CheckLength(matrix.codes.size(), elements * code_bytes, "codes", s));
   if (format.scale == ScaleType::kNone) return absl::OkStatus();
-  const int64_t blocks = format.block.kind == BlockShape::Kind::kRow
-                             ? matrix.n
-                             : (elements + format.block.size - 1) / format.block.size;
-  if (format.scale == ScaleType::kF32)
-    return CheckLength(matrix.scales.size(), blocks, "scales", s);
-  constexpr int64_t kNested = QuantizedMatrix::kNestedBlock;
-  RETURN_IF_ERROR(CheckLength(matrix.nested_codes.size(), blocks, "nested_codes", s));
-  RETURN_IF_ERROR(CheckLength(matrix.nested_map.size(), 256, "nested_map", s));
-  return CheckLength(matrix.nested_absmax.size(), (blocks + kNested - 1) / kNested, "nested_absmax",
-                     s);
+  const int64_t blocks = format.block.Count(matrix.n, matrix.k);
+  if (format.block.kind == BlockShape::Kind::kStrided && elements % format.block.size != 0) {
+    return InvalidArgument("{}: {} elements are no multiple of the block of {}", s.module, elements,
+                           format.block.size);
+  }
+  if (format.scale != ScaleType::kNested) {
+    RETURN_IF_ERROR(CheckLength(matrix.scales.size(), blocks, "scales", s));
+  } else {
+    constexpr int64_t kNested = QuantizedMatrix::kNestedBlock;
+    RETURN_IF_ERROR(CheckLength(matrix.nested_codes.size(), blocks, "nested_codes", s));
+    RETURN_IF_ERROR(CheckLength(matrix.nested_map.size(), 256, "nested_map", s));
+    RETURN_IF_ERROR(CheckLength(matrix.nested_absmax.size(), (blocks + kNested - 1) / kNested,
+                                "nested_absmax", s));
+  }
+  if (format.zero != ZeroType::kNone) {
+    RETURN_IF_ERROR(CheckLength(matrix.zeros.size(), blocks, "zeros", s));
+  }
+  return format.reordered ? CheckColumns(matrix, s) : absl::OkStatus();
 }
 
 void CheckEmbed(const PackedWeight& table, std::span<const int32_t> ids, const TensorView& out) {
@@ -132,6 +144,8 @@ void CheckLinear(const PackedWeight& w, const ActivationQuant& activation, const
     QUANTD_CHECK(w.format() == QuantFormat::Int8Row(), "LLM.int8 over a {} weight",
                  w.format().ToString());
     QUANTD_CHECK(activation.threshold >= 0.0f, "an outlier threshold of {}", activation.threshold);
+  } else if (activation.kind == ActivationQuant::Kind::kFp8Group) {
+    QUANTD_CHECK(activation.group > 0, "activations in groups of {}", activation.group);
   }
 }
 

@@ -15,12 +15,13 @@
 
 namespace quantd {
 
-/// UNIMPLEMENTED unless codec, block shape and scale type belong together; INVALID_ARGUMENT for a k
-/// or a segment's rows below 1.
+/// INVALID_ARGUMENT unless the format's parts belong together (QuantFormat::Check), for a k or a
+/// segment's rows below 1.
 absl::Status CheckCreatePacked(const QuantFormat& format, int64_t k,
                                const std::vector<RowSegment>& segments);
 /// INVALID_ARGUMENT unless `matrix` has the weight's format and k, the segment's rows, and arrays
-/// of the lengths its format says.
+/// of the lengths its format says. Segments of a reordered weight must have the same columns: that
+/// is the caller's duty.
 absl::Status CheckPackRows(const PackedWeight& weight, size_t segment,
                            const QuantizedMatrix& matrix);
 

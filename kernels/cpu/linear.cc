@@ -51,8 +51,7 @@ LinearPath LinearOp::PathFor(const CpuPackedWeight& w, const ActivationQuant& ac
     case Codec::kInt8:
       return activation.kind == ActivationQuant::Kind::kInt8Outlier ? LinearPath::kInt8Int8
                                                                     : LinearPath::kInt8F32;
-    case Codec::kNf4:
-    case Codec::kFp4: break;
+    default: break;
   }
   if (!w.blocks_within_rows()) return LinearPath::kTable4Flat;
   return pairs ? LinearPath::kTable4Pairs : LinearPath::kTable4F32;

@@ -126,6 +126,10 @@ class CudaBackend final : public Backend {
                                                              std::vector<RowSegment> segments,
                                                              MemoryComponent component) override {
     RETURN_IF_ERROR(CheckCreatePacked(format, k, segments));
+    const bool known = IsPlain(format.codec) || format == QuantFormat::Int8Row() ||
+                       ((format.codec == Codec::kNf4 || format.codec == Codec::kFp4) &&
+                        format.block.kind == BlockShape::Kind::kFlat);
+    if (!known) return Unimplemented("no kernel for weights of format \"{}\"", format.ToString());
     RETURN_IF_ERROR(CudaPackedWeight::CheckSupported(format, k, segments));
     CudaPackedWeight::Plan plan = CudaPackedWeight::PlanFor(format, k, segments);
     ASSIGN_OR_RETURN(Buffer codes, Allocate(plan.code_bytes, component));
@@ -167,7 +171,7 @@ class CudaBackend final : public Backend {
     const int index = static_cast<int>(segment);
     if (format.codec == Codec::kInt8) {
       QuantizeInt8Rows(view, index, ToMatrix(there), context_.stream);
-    } else if (format.scale == ScaleType::kF32) {
+    } else if (format.scale != ScaleType::kNested) {
       QuantizeBlock4(view, index, ToMatrix(there), context_.stream);
     } else {
       return QuantizeNested(packed, segment, there);

@@ -175,6 +175,7 @@ void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, S
         std::copy_n(w.codec == Codec::kNf4 ? kNf4Table : kFp4Table, 16, args.values);
         Launch<Block4Reader>(args, stream);
         break;
+      default: break;  // refused by CreatePacked
     }
   }
 }

@@ -122,7 +122,7 @@ CudaPackedWeight::Plan CudaPackedWeight::PlanFor(const QuantFormat& format, int6
     }
     const size_t scales =
         format.scale == ScaleType::kNone ? 0 : static_cast<size_t>(ScaleCount(format, s.rows, k));
-    if (format.scale == ScaleType::kF32) {
+    if (format.scale == ScaleType::kF32 || format.scale == ScaleType::kAbsmax) {
       // Int8 rows: SCB of all segments is one array too.
       layout.scales = Reserve(plan.scale_bytes, scales * sizeof(float), IsBlock4(format) ? 16 : 4);
     } else if (format.scale == ScaleType::kNested) {
@@ -161,7 +161,7 @@ CudaPackedWeight::CudaPackedWeight(const QuantFormat& format, int64_t k,
     s.first_tile = view_.row_tiles;
     s.codes = DeviceCodes(i);
     const void* const scale = DeviceScales(layout.scales);
-    if (format.scale == ScaleType::kF32) s.scales = static_cast<const float*>(scale);
+    if (format.scale != ScaleType::kNone && !view_.nested) s.scales = static_cast<const float*>(scale);
     if (view_.nested) {
       s.nested_codes = static_cast<const uint8_t*>(scale);
       s.nested_absmax = reinterpret_cast<const float*>(DeviceScales(layout.nested_absmax));
@@ -188,7 +188,7 @@ void CudaPackedWeight::Pack(size_t segment, const QuantizedMatrix& matrix, const
 void CudaPackedWeight::PackScales(size_t segment, const QuantizedMatrix& matrix,
                                   const Upload& upload) {
   const Layout& layout = plan_.segments[segment];
-  if (format().scale == ScaleType::kF32) {
+  if (format().scale == ScaleType::kF32 || format().scale == ScaleType::kAbsmax) {
     if (view_.tiled_scales) {
       PackTiledScales(segment, matrix.scales, upload);
     } else {
@@ -297,7 +297,7 @@ QuantizedMatrix CudaPackedWeight::Unpack(size_t segment, const Download& downloa
                                                   row % kTileRows)]);
     }
   };
-  if (format().scale == ScaleType::kF32) {
+  if (format().scale == ScaleType::kF32 || format().scale == ScaleType::kAbsmax) {
     read_scales(m.scales);
     return m;
   }

@@ -32,6 +32,15 @@ inline void StoreElement(DType dtype, void* data, int64_t i, float value) {
   QUANTD_CHECK(false, "{} is not a floating-point type", ToString(dtype));
 }
 
+/// `value` as `dtype` holds it.
+inline float Rounded(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kF16: return static_cast<float>(F16(value));
+    case DType::kBF16: return static_cast<float>(BF16(value));
+    default: return value;
+  }
+}
+
 /// Element `i` of row `row` of a half of a KV cache; `scales` is null for float types.
 inline double LoadCached(DType dtype, const void* half, const float* scales, int64_t row,
                          int64_t head_dim, int64_t i) {

@@ -1,5 +1,7 @@
 // ref's Linear: sums over k in double, rounded once to y's dtype. One path for all weight formats
-// (dequantize a row, dot it with every x), one for LLM.int8.
+// and activation quantizations (replace x, dequantize a row, dot it with every x), one for
+// LLM.int8.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/ref/elements.h"
@@ -8,13 +10,45 @@
 namespace quantd::ref {
 namespace {
 
-void DequantizedLinear(const RefPackedWeight& w, const TensorView& x, const float* bias,
-                       const TensorView& y) {
+template <typename Round>
+void ReplaceGroup(const ActivationQuant& q, std::span<float> group, const Round& round) {
+  // std::max and min drop a NaN; it then shows as a NaN code.
+  float low = 0.0f, high = 0.0f;
+  const bool symmetric = q.kind != ActivationQuant::Kind::kInt8TokenAsym;
+  for (const float v : group) {
+    high = std::max(high, symmetric ? std::fabs(v) : v);
+    low = std::min(low, v);
+  }
+  const ActivationScale scale = ActivationScaleOf(q, low, high, round);
+  for (float& v : group) v = round(ActivationValue(scale, ActivationCode(q, scale, v, round)));
+}
+
+/// x [m, k] becomes what its codes stand for.
+void ReplaceInput(const ActivationQuant& q, DType dtype, int64_t k, std::vector<float>& xs) {
+  const size_t columns = static_cast<size_t>(k);
+  const size_t size =
+      q.kind == ActivationQuant::Kind::kFp8Group ? static_cast<size_t>(q.group) : columns;
+  for (size_t row = 0; row < xs.size(); row += columns) {
+    for (size_t first = 0; first < columns; first += size) {
+      const std::span<float> group(xs.data() + row + first, std::min(size, columns - first));
+      if (dtype == DType::kBF16) ReplaceGroup(q, group, RoundToBF16());
+      if (dtype == DType::kF16) ReplaceGroup(q, group, RoundToF16());
+      if (dtype == DType::kF32) ReplaceGroup(q, group, RoundToF32());
+    }
+  }
+}
+
+void DequantizedLinear(const RefPackedWeight& w, const ActivationQuant& activation,
+                       const TensorView& x, const float* bias, const TensorView& y) {
   const int64_t k = w.k();
-  const std::vector<float> xs = ToFloats(x);  // [m, k]
+  std::vector<float> xs = ToFloats(x);  // [m, k]
+  if (ReplacesInput(activation.kind)) ReplaceInput(activation, x.dtype, k, xs);
   std::vector<float> row(static_cast<size_t>(k));
   for (int64_t n = 0; n < w.n(); ++n) {
     w.DequantizeRow(n, row);
+    if (activation.reference) {  // the libraries multiply weights in the activations' dtype
+      for (float& v : row) v = Rounded(x.dtype, v);
+    }
     for (int64_t m = 0; m < x.rows; ++m) {
       const float* xr = xs.data() + m * k;
       double sum = bias == nullptr ? 0.0 : bias[n];
@@ -106,7 +140,7 @@ void Linear(const RefPackedWeight& w, const ActivationQuant& activation, const T
   if (activation.kind == ActivationQuant::Kind::kInt8Outlier) {
     Int8Linear(w, activation, x, bias, y);
   } else {
-    DequantizedLinear(w, x, bias, y);
+    DequantizedLinear(w, activation, x, bias, y);
   }
 }
 

@@ -219,19 +219,4 @@ std::unique_ptr<PackedWeight> Pack(Backend& backend, std::span<const QuantizedMa
   return *std::move(weight);
 }
 
-QuantizedMatrix MatrixOf(const QuantFormat& format, std::vector<float>& values, int64_t n) {
-  const TensorView w(DType::kF32, values.data(), n, static_cast<int64_t>(values.size()) / n);
-  switch (format.codec) {
-    case Codec::kF32: return PlainMatrix(w, DType::kF32);
-    case Codec::kF16: return PlainMatrix(w, DType::kF16);
-    case Codec::kBF16: return PlainMatrix(w, DType::kBF16);
-    case Codec::kInt8: return QuantizeInt8Rows(w);
-    case Codec::kNf4:
-    case Codec::kFp4: break;
-  }
-  QuantizedMatrix q = QuantizeBlock4(w, format.codec, format.block.size);
-  if (format.scale == ScaleType::kNested) NestScales(q);
-  return q;
-}
-
 }  // namespace quantd::testing

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "tests/kernels/quant/matrix_of.h"
 
 namespace quantd::testing {
 
@@ -107,7 +108,5 @@ void ExpectSameBits(std::span<const float> actual, std::span<const float> expect
 
 /// A packed weight made of `segments`; the test fails when packing does.
 std::unique_ptr<PackedWeight> Pack(Backend& backend, std::span<const QuantizedMatrix> segments);
-/// f32 [n, k] quantized (or converted) to `format`.
-QuantizedMatrix MatrixOf(const QuantFormat& format, std::vector<float>& values, int64_t n);
 
 }  // namespace quantd::testing

@@ -65,7 +65,7 @@ TEST(PackedWeightBytes, AreWithinFivePercentOfTheCheckpointAndBooked) {
     std::vector<int64_t> segments;
     int64_t k;
   } const shapes[] = {{{384}, 384}, {{1000}, 400}, {{512, 128, 128}, 512}, {{513, 511}, 1024}};
-  for (const char* text : {"f32", "f16", "bf16", "int8.row.f32", "nf4.flat64.f32",
+  for (const char* text : {"f32", "f16", "bf16", "int8.row.absmax", "nf4.flat64.f32",
                            "nf4.flat64.nested", "fp4.flat64.f32", "fp4.flat64.nested",
                            "nf4.flat32.f32", "fp4.flat128.nested", "nf4.flat4096.f32"}) {
     const QuantFormat format = *QuantFormat::Parse(text);

@@ -16,13 +16,15 @@ TEST(CheckCreatePacked, RefusesFormatsWhosePartsDoNotBelongTogether) {
       {Codec::kBF16, {}, ScaleType::kF32},
       {Codec::kNf4, {}, ScaleType::kNone},
       {Codec::kNf4, flat, ScaleType::kNone},
-      {Codec::kNf4, row, ScaleType::kF32},
-      {Codec::kInt8, flat, ScaleType::kF32},
+      {Codec::kNf4, row, ScaleType::kNested},
+      {Codec::kUInt4, flat, ScaleType::kF32},
+      {Codec::kE4M3, row, ScaleType::kF32, ZeroType::kF32},
+      {Codec::kInt8, flat, ScaleType::kAbsmax},
       {Codec::kInt8, row, ScaleType::kNested},
       {Codec::kFp4, {BlockShape::Kind::kFlat, 0}, ScaleType::kF32},
   };
   for (const QuantFormat& f : cases) {
-    EXPECT_EQ(CheckCreatePacked(f, 8, {{"m", 0, 4}}).code(), absl::StatusCode::kUnimplemented)
+    EXPECT_EQ(CheckCreatePacked(f, 8, {{"m", 0, 4}}).code(), absl::StatusCode::kInvalidArgument)
         << f.ToString();
   }
 }

@@ -87,7 +87,7 @@ constexpr const char* kFormats[] = {"f32",
                                     "nf4.flat32.f32",
                                     "fp4.flat64.f32",
                                     "fp4.flat128.nested",
-                                    "int8.row.f32"};
+                                    "int8.row.absmax"};
 
 struct Shape {
   std::vector<int64_t> rows;  // of the segments
@@ -150,7 +150,7 @@ TEST(CpuLinear, Int8ActivationsMatchRefWithAndWithoutOutliers) {
       std::vector<QuantizedMatrix> parts;
       uint32_t seed = 1;
       for (int64_t n : shape.rows) {
-        parts.push_back(Quantize("int8.row.f32", Random(DType::kF32, n, shape.k, seed++)));
+        parts.push_back(Quantize("int8.row.absmax", Random(DType::kF32, n, shape.k, seed++)));
       }
       const auto w_cpu = Pack(*cpu, parts);
       const auto w_ref = Pack(*ref, parts);
@@ -193,7 +193,7 @@ TEST(CpuLinear, ARowIsTheSameBitsAloneInABatchAndOnAnyNumberOfThreads) {
       const auto w_three = Pack(*three, {q});
       for (DType dtype : {DType::kF32, DType::kBF16}) {
         for (bool int8 : {false, true}) {
-          if (int8 && std::string(format) != "int8.row.f32") continue;
+          if (int8 && std::string(format) != "int8.row.absmax") continue;
           ActivationQuant quant;
           if (int8)
             quant = {ActivationQuant::Kind::kInt8Outlier, 6.0f,

@@ -329,7 +329,7 @@ TEST(CudaQuantizeRows, GivesTheBytesOfTheHost) {
   const auto backend = Make();
   for (const char* text :
        {"nf4.flat64.f32", "nf4.flat64.nested", "fp4.flat64.f32", "fp4.flat64.nested",
-        "nf4.flat32.nested", "fp4.flat128.f32", "int8.row.f32", "bf16", "f32"}) {
+        "nf4.flat32.nested", "fp4.flat128.f32", "int8.row.absmax", "bf16", "f32"}) {
     const QuantFormat format = *QuantFormat::Parse(text);
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       if (!backend->QuantizesRows(format, dtype)) {

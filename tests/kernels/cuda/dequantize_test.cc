@@ -39,7 +39,7 @@ void ExpectDequantizes(const std::string& format, const std::vector<int64_t>& ro
 
 TEST(Dequantize, GivesTheDefinitionsValuesInEveryFormatAndType) {
   for (const char* format : {"nf4.flat64.f32", "nf4.flat64.nested", "fp4.flat64.nested",
-                             "fp4.flat128.f32", "nf4.flat32.f32", "int8.row.f32"}) {
+                             "fp4.flat128.f32", "nf4.flat32.f32", "int8.row.absmax"}) {
     for (FloatType type : kTypes) {
       ExpectDequantizes(format, {37}, 128, 0, 37, type, kWide);
       ExpectDequantizes(format, {18}, 328, 0, 18, type, kWide);
@@ -48,7 +48,7 @@ TEST(Dequantize, GivesTheDefinitionsValuesInEveryFormatAndType) {
 }
 
 TEST(Dequantize, WritesTheRowsAskedForOfAnySegments) {
-  for (const char* format : {"nf4.flat64.nested", "fp4.flat64.f32", "int8.row.f32"}) {
+  for (const char* format : {"nf4.flat64.nested", "fp4.flat64.f32", "int8.row.absmax"}) {
     ExpectDequantizes(format, {17, 3, 40}, 64, 5, 14, kTypes[2], kWide);
     ExpectDequantizes(format, {17, 3, 40}, 64, 19, 33, kTypes[2], kWide);
     ExpectDequantizes(format, {17, 3, 40}, 64, 59, 1, kTypes[1], kWide);
@@ -56,7 +56,7 @@ TEST(Dequantize, WritesTheRowsAskedForOfAnySegments) {
 }
 
 TEST(Dequantize, WritesMatricesAlignedForNothing) {
-  for (const char* format : {"nf4.flat64.f32", "fp4.flat64.nested", "int8.row.f32"}) {
+  for (const char* format : {"nf4.flat64.f32", "fp4.flat64.nested", "int8.row.absmax"}) {
     for (int64_t k : {1, 33, 72, 192}) {
       ExpectDequantizes(format, {19}, k, 0, 19, kTypes[2], kNarrow);
       ExpectDequantizes(format, {19}, k, 2, 5, kTypes[0], kNarrow);

@@ -58,8 +58,8 @@ INSTANTIATE_TEST_SUITE_P(Formats, LinearGenericTest,
                                            Case{"nf4.flat32.nested", {18}, 64, kF16, kF16},
                                            Case{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
                                            Case{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
-                                           Case{"int8.row.f32", {17, 48}, 65, kBF16, kBF16},
-                                           Case{"int8.row.f32", {5}, 130, kF16, kF32}),
+                                           Case{"int8.row.absmax", {17, 48}, 65, kBF16, kBF16},
+                                           Case{"int8.row.absmax", {5}, 130, kF16, kF32}),
                          [](const auto& test) { return "case" + std::to_string(test.index); });
 
 TEST(LinearGeneric, AddsNothingWithoutBias) {

@@ -155,7 +155,7 @@ TEST(LinearMma, TakesOnlyWhatItsKernelsRead) {
   EXPECT_TRUE(has("bf16", 72, kBF16));
   EXPECT_FALSE(has("bf16", 72, kF16));
   EXPECT_FALSE(has("bf16", 71, kBF16));  // rows are not 16-byte aligned
-  EXPECT_FALSE(has("int8.row.f32", 128, kBF16));
+  EXPECT_FALSE(has("int8.row.absmax", 128, kBF16));
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ const char* const kFormats[] = {"nf4.flat64.f32",
                                 "bf16",
                                 "f16",
                                 "f32",
-                                "int8.row.f32"};
+                                "int8.row.absmax"};
 
 QuantFormat Format(const std::string& text) {
   const auto format = QuantFormat::Parse(text);
@@ -90,7 +90,7 @@ TEST(PackedWeight, PaddingDecodesToZero) {
 }
 
 TEST(PackedWeight, PlainAndInt8SegmentsAreOneRowMajorMatrix) {
-  for (const char* name : {"bf16", "f32", "int8.row.f32"}) {
+  for (const char* name : {"bf16", "f32", "int8.row.absmax"}) {
     const std::vector<QuantizedMatrix> matrices = {RandomWeight(Format(name), 5, 24, 1),
                                                    RandomWeight(Format(name), 7, 24, 2)};
     const auto weight = PackOnDevice(matrices);

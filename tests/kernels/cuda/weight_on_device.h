@@ -13,6 +13,7 @@
 #include "kernels/cuda/packed_weight.h"
 #include "kernels/quant/quantize.h"
 #include "tests/kernels/cuda/rows_on_device.h"
+#include "tests/kernels/quant/matrix_of.h"
 
 namespace quantd::cuda_emulated::on_device {
 
@@ -26,18 +27,7 @@ inline Buffer DeviceBuffer(size_t bytes) {
 inline QuantizedMatrix RandomWeight(const QuantFormat& format, int64_t n, int64_t k,
                                     uint32_t seed) {
   std::vector<float> values = Normal(static_cast<size_t>(n * k), seed, 0.05f);
-  const TensorView w(DType::kF32, values.data(), n, k);
-  switch (format.codec) {
-    case Codec::kF32: return PlainMatrix(w, DType::kF32);
-    case Codec::kF16: return PlainMatrix(w, DType::kF16);
-    case Codec::kBF16: return PlainMatrix(w, DType::kBF16);
-    case Codec::kInt8: return QuantizeInt8Rows(w);
-    case Codec::kNf4:
-    case Codec::kFp4: break;
-  }
-  QuantizedMatrix q = QuantizeBlock4(w, format.codec, format.block.size);
-  if (format.scale == ScaleType::kNested) NestScales(q);
-  return q;
+  return testing::MatrixOf(format, values, n);
 }
 
 inline std::vector<RowSegment> SegmentsOf(const std::vector<QuantizedMatrix>& matrices) {

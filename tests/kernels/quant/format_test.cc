@@ -19,13 +19,47 @@ const std::vector<FormatCase>& FormatCases() {
       {"f32", QuantFormat::Plain(DType::kF32), 3, 5, 60},
       {"f16", QuantFormat::Plain(DType::kF16), 3, 5, 30},
       {"bf16", QuantFormat::Plain(DType::kBF16), 3, 5, 30},
-      {"int8.row.f32", QuantFormat::Int8Row(), 3, 5, 15 + 12},
+      {"int8.row.absmax", QuantFormat::Int8Row(), 3, 5, 15 + 12},
       {"nf4.flat64.f32", QuantFormat::Block4(Codec::kNf4, 64, false), 3, 65, 98 + 4 * 4},
       {"fp4.flat64.f32", QuantFormat::Block4(Codec::kFp4, 64, false), 4, 64, 128 + 4 * 4},
       {"nf4.flat64.nested", QuantFormat::Block4(Codec::kNf4, 64, true), 257, 64,
        257 * 32 + 257 + 2 * 4 + 1024 + 4},
       {"fp4.flat4096.nested", QuantFormat::Block4(Codec::kFp4, 4096, true), 1, 4096,
        2048 + 1 + 4 + 1024 + 4},
+      {"uint4.group128.f16.zero_u8",
+       {Codec::kUInt4, {BlockShape::Kind::kGroup, 128, 0}, ScaleType::kF16, ZeroType::kU8},
+       3,
+       129,
+       194 + 3 * 2 * 3},
+      {"int4.group32.bf16.offset_bf16.reordered",
+       {Codec::kInt4,
+        {BlockShape::Kind::kGroup, 32, 0},
+        ScaleType::kBF16,
+        ZeroType::kAddedBF16,
+        true},
+       2,
+       64,
+       64 + 4 * 4 + 256},
+      {"uint2.strided16.f32.zero_f32",
+       {Codec::kUInt2, {BlockShape::Kind::kStrided, 16, 0}, ScaleType::kF32, ZeroType::kF32},
+       4,
+       32,
+       32 + 8 * 8},
+      {"e4m3.tile128x64.f32",
+       {Codec::kE4M3, {BlockShape::Kind::kTile, 64, 128}, ScaleType::kF32},
+       129,
+       65,
+       129 * 65 + 4 * 4},
+      {"e2m1.group16.e4m3",
+       {Codec::kE2M1, {BlockShape::Kind::kGroup, 16, 0}, ScaleType::kE4M3},
+       2,
+       32,
+       32 + 4 + 4},
+      {"int8.row.f32",
+       {Codec::kInt8, {BlockShape::Kind::kRow, 0, 0}, ScaleType::kF32},
+       3,
+       5,
+       15 + 12},
   };
   return cases;
 }
@@ -42,8 +76,10 @@ TEST(QuantFormat, TextRoundTrips) {
 TEST(QuantFormat, RejectsOtherText) {
   for (const char* text :
        {"", "nf4", "nf3.flat64.f32", "nf4.flat0.f32", "nf4.flat-64.f32", "bf16.flat64.f32",
-        "nf4.flat64", "nf4.flat064.f32", "nf4.flat64.f32 ", "int8.flat64.f32", "int8",
-        "nf4.flat99999999999999999999.f32", "nf4.row.f32"}) {
+        "nf4.flat64", "nf4.flat064.f32", "nf4.flat64.f32 ", "int8.flat64.absmax", "int8",
+        "uint4.group64.f16", "e4m3.row.f32.zero_u8", "nf4.row.nested", "int8.tile4.f32",
+        "int4.flat64.f16.reordered", "int4.group64.f16.zero_u8.",
+        "nf4.flat99999999999999999999.f32"}) {
     const auto parsed = QuantFormat::Parse(text);
     EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument) << text;
   }

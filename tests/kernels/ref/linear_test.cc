@@ -13,9 +13,33 @@ namespace {
 constexpr int64_t kRows = 5;
 
 TEST(RefLinear, EqualsTheSumOfDequantizedProducts) {
-  for (const char* text :
-       {"f32", "f16", "bf16", "int8.row.f32", "nf4.flat64.f32", "fp4.flat64.f32",
-        "nf4.flat64.nested", "fp4.flat32.nested", "nf4.flat128.f32", "fp4.flat4096.nested"}) {
+  for (const char* text : {"f32",
+                           "f16",
+                           "bf16",
+                           "int8.row.absmax",
+                           "nf4.flat64.f32",
+                           "fp4.flat64.f32",
+                           "nf4.flat64.nested",
+                           "fp4.flat32.nested",
+                           "nf4.flat128.f32",
+                           "fp4.flat4096.nested",
+                           "int8.row.f32",
+                           "int8.group32.bf16",
+                           "uint8.group64.f16.zero_u8",
+                           "uint8.flat64.f32.zero_f32",
+                           "int4.group32.f16",
+                           "int4.row.f32",
+                           "uint4.group64.f16.zero_u8.reordered",
+                           "uint4.flat64.f16.zero_f16",
+                           "uint4.strided1.bf16.zero_bf16",
+                           "uint2.group32.f16.zero_u8",
+                           "uint2.flat16.f32.zero_f32",
+                           "int4.group128.bf16.offset_bf16",
+                           "int4.row.f32.offset_f32",
+                           "e2m1.group16.e4m3",
+                           "e4m3.row.f32",
+                           "e4m3.tile16x32.f32",
+                           "int4.group32.f16.reordered"}) {
     for (int64_t k : {1, 8, 33, 64, 72, 200}) {
       SCOPED_TRACE(fmt::format("{} k {}", text, k));
       std::vector<QuantizedMatrix> segments;
@@ -35,11 +59,13 @@ TEST(RefLinear, EqualsTheSumOfDequantizedProducts) {
       for (int64_t r = 0; r < kRows; ++r) {
         size_t o = 0;
         for (const QuantizedMatrix& w : segments) {
+          const std::vector<float> values = w.DequantizeAll();
           for (int64_t n = 0; n < w.n; ++n, ++o) {
             long double sum = bias[o], magnitude = std::fabs(bias[o]);
             for (int64_t c = 0; c < k; ++c) {
               const long double product =
-                  static_cast<long double>(w.Dequantize(n, c)) * x[static_cast<size_t>(r * k + c)];
+                  static_cast<long double>(values[static_cast<size_t>(n * k + c)]) *
+                  x[static_cast<size_t>(r * k + c)];
               sum += product;
               magnitude += std::fabs(product);
             }
