@@ -13,21 +13,17 @@ namespace quantd {
 namespace {
 
 bool AsksForNothing(const QuantProfile& p) {
-  return p.quantization.method == QuantMethod::kNone && !p.quantization.compute_dtype &&
-         p.overrides.empty();
+  return p.quantization.is_none() && !p.quantization.compute_dtype && p.overrides.empty();
 }
 
 // A profile may be given for a checkpoint that is quantized already only if it asks for what is
 // there.
 absl::Status CheckAgainstCheckpoint(const QuantProfile& profile, const MethodOptions& stored) {
   const MethodOptions& asked = profile.quantization;
-  bool agrees = asked.method == stored.method && profile.overrides.empty();
-  if (stored.method == QuantMethod::kBitsAndBytes4) {
-    agrees = agrees && asked.codec == stored.codec && asked.double_quant == stored.double_quant &&
-             asked.compute_dtype == stored.compute_dtype;
-  } else {
-    agrees = agrees && asked.int8_threshold == stored.int8_threshold;
-  }
+  // A checkpoint whose mapping names no compute dtype leaves it to the profile.
+  const bool names_dtype = !MethodOf(stored).compute_dtype_key(stored).empty();
+  const bool agrees = asked.SameWeights(stored) && profile.overrides.empty() &&
+                      (!names_dtype || asked.compute_dtype == stored.compute_dtype);
   if (agrees) return absl::OkStatus();
   return InvalidArgument(
       "profile {} asks for {}{}, but the checkpoint is quantized already: {}; load it without a "

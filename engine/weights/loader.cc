@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/weights/quantization_options.h"
 #include "engine/weights/value_scan.h"
 #include "engine/weights/weight_check.h"
 #include "kernels/quant/float_types.h"
@@ -14,8 +13,9 @@ namespace {
 
 int64_t BytesOf(const QuantizedMatrix& m) {
   return static_cast<int64_t>(m.codes.size() + m.nested_codes.size() +
-                              sizeof(float) *
-                                  (m.scales.size() + m.nested_map.size() + m.nested_absmax.size()));
+                              sizeof(float) * (m.scales.size() + m.zeros.size() +
+                                               m.nested_map.size() + m.nested_absmax.size()) +
+                              sizeof(int32_t) * m.columns.size());
 }
 
 // A stored tensor as a matrix. Points into the mapping where that is aligned, else to a copy.
@@ -83,7 +83,8 @@ class Packer {
  private:
   // Neighbours share a weight where the bytes mean the same and inputs are treated the same.
   static bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
-    return a.format == b.format && a.activation == b.activation && a.bias.empty() == b.bias.empty();
+    return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
+           a.bias.empty() == b.bias.empty();
   }
 
   absl::StatusOr<LoadedGroup> PackGroup(const std::vector<ModulePlan>& modules,
@@ -143,7 +144,7 @@ class Packer {
         const SourceMatrix source = ViewOf(stored, plan.shape.n, plan.shape.k);
         RETURN_IF_ERROR(CheckFinite(source.view, plan.tensor));
         absl::Status by_format =
-            QuantizeMethodFor(plan.options.method).CheckQuantizeRows(source.view, plan.options);
+            MethodOf(plan.options).CheckQuantizeRows(source.view, plan.options);
         if (by_format.ok()) {
           NoteMatrix(source.copy_bytes());
           return backend_.QuantizeRows(weight, segment, source.view);
@@ -157,11 +158,11 @@ class Packer {
   }
 
   absl::StatusOr<QuantizedMatrix> Matrix(const ModulePlan& plan) {
-    if (plan.import != nullptr) return plan.import->Load(checkpoint_, plan.shape);
+    if (plan.import != nullptr) return plan.import->Load(checkpoint_, plan.shape, plan.options);
     const SourceMatrix source = ViewOf(*checkpoint_.Find(plan.tensor), plan.shape.n, plan.shape.k);
     RETURN_IF_ERROR(CheckFinite(source.view, plan.tensor));
-    auto matrix = QuantizeMethodFor(plan.options.method)
-                      .Quantize(source.view, plan.options, options_.compute_dtype);
+    auto matrix =
+        MethodOf(plan.options).Quantize(source.view, plan.options, options_.compute_dtype);
     if (matrix.ok()) NoteMatrix(BytesOf(*matrix) + source.copy_bytes());
     return matrix;
   }
@@ -194,9 +195,8 @@ class Packer {
   }
 
   void Report(const ModulePlan& plan, int64_t modules, const PackedWeight& weight) {
-    const QuantMethod method = plan.import != nullptr ? plan.import->method() : plan.options.method;
-    result_.modules.push_back({std::string(ToString(method)), weight.format(), modules,
-                               weight.n() * weight.k(), weight.bytes()});
+    result_.modules.push_back(
+        {plan.label, weight.format(), modules, weight.n() * weight.k(), weight.bytes()});
     result_.parameters += weight.n() * weight.k();
     result_.resident_bytes += weight.bytes();
   }

@@ -1,6 +1,7 @@
 #include "engine/weights/option_map.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/weights/nearest.h"
 
@@ -31,6 +32,56 @@ double OptionReader::Number(std::string_view key, double fallback) const {
   if (v->kind == OptionValue::Kind::kNumber) return v->number;
   faults_.Add("{}: \"{}\" is not a number", Path(key), v->text);
   return fallback;
+}
+
+int64_t OptionReader::Integer(std::string_view key, int64_t fallback, int64_t least,
+                              int64_t most) const {
+  const OptionValue* v = Find(key);
+  if (v == nullptr) return fallback;
+  // Written so that a NaN fails; the bounds are exact in double.
+  if (v->kind == OptionValue::Kind::kNumber && v->number >= static_cast<double>(least) &&
+      v->number <= static_cast<double>(most) && v->number == std::floor(v->number)) {
+    return static_cast<int64_t>(v->number);
+  }
+  faults_.Add("{}: \"{}\" is not an integer from {} to {}", Path(key), v->text, least, most);
+  return fallback;
+}
+
+std::string OptionReader::OneOf(std::string_view key, const std::string& fallback,
+                                std::span<const std::string_view> allowed) const {
+  const std::string value = String(key, fallback);
+  if (value == fallback || std::find(allowed.begin(), allowed.end(), value) != allowed.end()) {
+    return value;
+  }
+  faults_.Add("{}: \"{}\" is not one of {}", Path(key), value, fmt::join(allowed, ", "));
+  return fallback;
+}
+
+const OptionMap& OptionReader::Map(std::string_view key) const {
+  static const OptionMap kEmpty;
+  const OptionValue* v = Find(key);
+  if (v == nullptr) return kEmpty;
+  if (v->kind == OptionValue::Kind::kMap) return v->map;
+  faults_.Add("{}: \"{}\" is not a mapping", Path(key), v->text);
+  return kEmpty;
+}
+
+std::vector<int64_t> OptionReader::Integers(std::string_view key) const {
+  const OptionValue* v = Find(key);
+  std::vector<int64_t> integers;
+  if (v == nullptr) return integers;
+  const auto& items = v->items;
+  const bool ok = (v->kind == OptionValue::Kind::kList) &&
+                  std::all_of(items.begin(), items.end(), [](const OptionValue& i) {
+                    return i.kind == OptionValue::Kind::kNumber && std::fabs(i.number) < 1e15 &&
+                           i.number == std::floor(i.number);
+                  });
+  if (!ok) {
+    faults_.Add("{}: \"{}\" is not a list of integers", Path(key), v->text);
+    return integers;
+  }
+  for (const OptionValue& i : items) integers.push_back(static_cast<int64_t>(i.number));
+  return integers;
 }
 
 std::string OptionReader::String(std::string_view key, const std::string& fallback) const {

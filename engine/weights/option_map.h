@@ -13,16 +13,19 @@
 
 namespace quantd {
 
+struct OptionValue;
+using OptionMap = std::vector<std::pair<std::string, OptionValue>>;  // in file order, keys unique
+
 struct OptionValue {
-  enum class Kind { kNull, kBool, kNumber, kString, kStringList, kOther };
+  enum class Kind { kNull, kBool, kNumber, kString, kStringList, kList, kMap };
   Kind kind = Kind::kNull;
   bool boolean = false;
   double number = 0.0;
-  std::string text;               // as written, for messages; the value of kString
-  std::vector<std::string> list;  // kStringList
+  std::string text;                // as written, for messages; the value of kString
+  std::vector<std::string> list;   // kStringList: every item is a string, or there is none
+  std::vector<OptionValue> items;  // kList
+  OptionMap map;                   // kMap
 };
-
-using OptionMap = std::vector<std::pair<std::string, OptionValue>>;  // in file order, keys unique
 
 /// Reads typed values out of an OptionMap and reports what does not fit as "<where>.<key>: ...".
 class OptionReader {
@@ -36,12 +39,23 @@ class OptionReader {
   bool Bool(std::string_view key, bool fallback) const;
   double Number(std::string_view key, double fallback) const;
   std::string String(std::string_view key, const std::string& fallback) const;
+  /// A number without a fraction, from `least` to `most`.
+  int64_t Integer(std::string_view key, int64_t fallback, int64_t least, int64_t most) const;
+  /// One of `allowed`.
+  std::string OneOf(std::string_view key, const std::string& fallback,
+                    std::span<const std::string_view> allowed) const;
+  /// A mapping; empty when absent.
+  const OptionMap& Map(std::string_view key) const;
+  /// A list of integers, or null.
+  std::vector<int64_t> Integers(std::string_view key) const;
   /// A list of strings, or null.
   std::vector<std::string> Strings(std::string_view key) const;
   /// Faults every key that is not in `known`, naming the nearest.
   void CheckKeys(std::span<const std::string_view> known) const;
 
   std::string Path(std::string_view key) const;
+  const std::string& where() const { return where_; }
+  const OptionMap& map() const { return map_; }
   FaultList& faults() const { return faults_; }
 
  private:

@@ -6,8 +6,9 @@
 
 #include "engine/weights/built_in_profiles.h"
 #include "engine/weights/files.h"
+#include "engine/weights/methods/method.h"
 #include "engine/weights/module_match.h"
-#include "engine/weights/quantization_options.h"
+#include "kernels/status.h"
 
 namespace quantd {
 namespace {
@@ -47,22 +48,31 @@ std::string SkipText(const std::vector<std::string>& patterns) {
 
 // The keys of one `quantization:` mapping, each on a line of its own behind `indent`.
 std::string QuantizationYaml(const MethodOptions& o, const std::string& indent) {
-  switch (o.method) {
-    case QuantMethod::kNone: return indent + "quant_method: none\n";
-    case QuantMethod::kBitsAndBytes4:
-      return fmt::format(
-          "{0}quant_method: bitsandbytes\n{0}load_in_4bit: true\n{0}bnb_4bit_quant_type: {1}\n"
-          "{0}bnb_4bit_use_double_quant: {2}\n{0}bnb_4bit_compute_dtype: "
-          "{3}\n{0}llm_int8_skip_modules: {4}\n",
-          indent, QuantTypeName(o.codec), o.double_quant, DTypeText(o.compute_dtype),
-          SkipText(o.skip_modules));
-    case QuantMethod::kBitsAndBytes8:
-      return fmt::format(
-          "{0}quant_method: bitsandbytes\n{0}load_in_8bit: true\n{0}llm_int8_threshold: {1}\n"
-          "{0}llm_int8_skip_modules: {2}\n",
-          indent, o.int8_threshold, SkipText(o.skip_modules));
+  std::string lines = fmt::format("quant_method: {}\n", o.method);
+  if (!o.is_none()) {
+    const Method& method = MethodOf(o);
+    lines += o.settings->ToYaml();
+    if (const std::string_view key = method.compute_dtype_key(o); !key.empty()) {
+      lines += fmt::format("{}: {}\n", key, DTypeText(o.compute_dtype));
+    }
+    lines += fmt::format("{}: {}\n", method.skip_key(), SkipText(o.skip_modules));
   }
-  return "";
+  std::string out;
+  for (size_t at = 0; at < lines.size();) {
+    const size_t end = lines.find('\n', at) + 1;
+    out += indent + lines.substr(at, end - at);
+    at = end;
+  }
+  return out;
+}
+
+std::string_view ModeText(ActivationMode mode) {
+  switch (mode) {
+    case ActivationMode::kFused: return "fused";
+    case ActivationMode::kReference: return "reference";
+    case ActivationMode::kNone: return "none";
+  }
+  return "?";
 }
 
 std::string BodyYaml(const QuantProfile& p) {
@@ -73,7 +83,7 @@ std::string BodyYaml(const QuantProfile& p) {
   if (!p.overrides.empty()) out += "overrides:\n";
   for (const ProfileOverride& o : p.overrides) {
     out += fmt::format("  - match: {}\n", Quoted(o.match));
-    if (o.quantization.method == QuantMethod::kNone) {
+    if (o.quantization.is_none()) {
       out += fmt::format("    dtype: {}\n", DTypeText(o.quantization.compute_dtype));
     }
     out += "    quantization:\n" + QuantizationYaml(o.quantization, "      ");
@@ -81,6 +91,10 @@ std::string BodyYaml(const QuantProfile& p) {
   out += fmt::format("kv_cache:\n  dtype: {}\n", DTypeText(p.kv_dtype));
   out += fmt::format("engine:\n  llm_int8_outlier_scope: {}\n",
                      p.outlier_scope == ActivationQuant::OutlierScope::kRow ? "row" : "call");
+  // Left out where it changes nothing, so that hashes from before it existed stay as they are.
+  if (p.activation != ActivationMode::kFused) {
+    out += fmt::format("  activation: {}\n", ModeText(p.activation));
+  }
   return out;
 }
 
@@ -98,6 +112,13 @@ MethodOptions QuantProfile::For(const std::string& module, bool tied) const {
   MethodOptions none;
   none.compute_dtype = quantization.compute_dtype;
   return none;
+}
+
+ActivationQuant QuantProfile::ActivationFor(ActivationQuant prescribed) const {
+  if (activation == ActivationMode::kNone) return {};
+  prescribed.scope = outlier_scope;
+  prescribed.reference = activation == ActivationMode::kReference && ReplacesInput(prescribed.kind);
+  return prescribed;
 }
 
 DType QuantProfile::ComputeDType(DType checkpoint_dtype) const {

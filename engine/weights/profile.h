@@ -14,24 +14,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/quant/format.h"
+#include "engine/weights/method_options.h"
+#include "kernels/quant/activation.h"
 
 namespace quantd {
 
-enum class QuantMethod : uint8_t { kNone, kBitsAndBytes4, kBitsAndBytes8 };
-
-/// One way to quantize a linear: a profile's `quantization:` mapping, normalized.
-struct MethodOptions {
-  QuantMethod method = QuantMethod::kNone;
-  // bitsandbytes 4-bit
-  Codec codec = Codec::kFp4;  // bnb_4bit_quant_type
-  bool double_quant = false;  // bnb_4bit_use_double_quant
-  int32_t block_size = 64;
-  std::optional<DType>
-      compute_dtype;  // bnb_4bit_compute_dtype; kNone: dtype, absent means the checkpoint's
-  // bitsandbytes 8-bit
-  float int8_threshold = 6.0f;            // llm_int8_threshold; 0: no outlier decomposition
-  std::vector<std::string> skip_modules;  // llm_int8_skip_modules: names or "re:" patterns
+/// engine.activation: what becomes of the activation quantization that a method prescribes.
+enum class ActivationMode : uint8_t {
+  kFused,      // the method's codes; integer and fp8 sums where a backend has them
+  kReference,  // the method's codes in the library's own arithmetic
+  kNone,       // weights only: activations stay in floating point
 };
 
 struct ProfileOverride {
@@ -49,7 +41,10 @@ struct QuantProfile {
   /// dtype.
   std::optional<DType> kv_dtype;
   ActivationQuant::OutlierScope outlier_scope = ActivationQuant::OutlierScope::kRow;
+  ActivationMode activation = ActivationMode::kFused;
 
+  /// How a Linear of this profile runs whose method says `prescribed`.
+  ActivationQuant ActivationFor(ActivationQuant prescribed) const;
   /// The options that apply to `module` ("model.layers.0.mlp.up_proj"): an override, else the
   /// profile's own, else none when it is skipped (lm_head, a tied module, or the skip list).
   MethodOptions For(const std::string& module, bool tied) const;

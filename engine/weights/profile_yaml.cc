@@ -17,7 +17,7 @@ constexpr std::array<std::string_view, 7> kTopKeys = {
     "name", "description", "dtype", "quantization", "overrides", "kv_cache", "engine"};
 constexpr std::array<std::string_view, 3> kOverrideKeys = {"match", "dtype", "quantization"};
 constexpr std::array<std::string_view, 1> kKvKeys = {"dtype"};
-constexpr std::array<std::string_view, 1> kEngineKeys = {"llm_int8_outlier_scope"};
+constexpr std::array<std::string_view, 2> kEngineKeys = {"llm_int8_outlier_scope", "activation"};
 
 OptionValue ScalarOption(const YAML::Node& node) {
   OptionValue v;
@@ -43,14 +43,23 @@ OptionValue ToOption(const YAML::Node& node) {
   OptionValue v;
   if (node.IsNull()) return v;
   if (node.IsScalar()) return ScalarOption(node);
-  v.kind = OptionValue::Kind::kOther;
-  v.text = node.IsSequence() ? "a list" : "a mapping";
-  if (!node.IsSequence()) return v;
-  for (const YAML::Node& item : node) {
-    if (!item.IsScalar()) return v;
-    v.list.push_back(item.Scalar());
+  if (node.IsMap()) {
+    v.kind = OptionValue::Kind::kMap;
+    v.text = "a mapping";
+    for (const auto& entry : node) {
+      if (entry.first.IsScalar()) v.map.emplace_back(entry.first.Scalar(), ToOption(entry.second));
+    }
+    return v;
   }
-  v.kind = OptionValue::Kind::kStringList;
+  v.text = "a list";
+  bool strings = true;
+  for (const YAML::Node& item : node) {
+    v.items.push_back(ToOption(item));
+    strings = strings && item.IsScalar();
+    if (item.IsScalar()) v.list.push_back(item.Scalar());
+  }
+  const bool numbers = !v.items.empty() && v.items[0].kind == OptionValue::Kind::kNumber;
+  v.kind = strings && !numbers ? OptionValue::Kind::kStringList : OptionValue::Kind::kList;
   return v;
 }
 
@@ -107,12 +116,12 @@ std::optional<DType> KvDType(const OptionReader& reader) {
 
 // A model has one compute dtype, the profile's: an override inherits it or repeats it.
 void UnifyComputeDType(MethodOptions& options, const std::optional<DType>& profile_dtype,
-                       bool given, const std::string& where, FaultList& faults) {
-  if (options.method != QuantMethod::kBitsAndBytes4) return;
-  if (given && options.compute_dtype != profile_dtype) {
-    faults.Add(
-        "{}.quantization.bnb_4bit_compute_dtype: {} differs from the profile's {}; a model has one",
-        where, ToString(*options.compute_dtype), profile_dtype ? ToString(*profile_dtype) : "auto");
+                       const OptionReader& reader, FaultList& faults) {
+  if (options.is_none()) return;
+  const std::string_view key = MethodOf(options).compute_dtype_key(options);
+  if (!key.empty() && reader.Find(key) != nullptr && options.compute_dtype != profile_dtype) {
+    faults.Add("{}: {} differs from the profile's {}; a model has one", reader.Path(key),
+               ToString(*options.compute_dtype), profile_dtype ? ToString(*profile_dtype) : "auto");
   }
   options.compute_dtype = profile_dtype;
 }
@@ -132,10 +141,10 @@ void ReadOverride(const YAML::Node& node, size_t index, QuantProfile& profile, F
   const std::string q_where = where + ".quantization";
   const OptionMap q = ToOptions(Child(node, "quantization"), q_where, faults);
   result.quantization = ReadQuantizationOptions(q, q_where, OptionSource::kProfile, faults);
-  const bool given = OptionReader(q, q_where, faults).Find("bnb_4bit_compute_dtype") != nullptr;
-  UnifyComputeDType(result.quantization, profile.quantization.compute_dtype, given, where, faults);
+  UnifyComputeDType(result.quantization, profile.quantization.compute_dtype,
+                    OptionReader(q, q_where, faults), faults);
   const std::optional<DType> dtype = FloatDType(reader, "dtype");
-  if (result.quantization.method == QuantMethod::kNone) {
+  if (result.quantization.is_none()) {
     result.quantization.compute_dtype = dtype ? dtype : profile.quantization.compute_dtype;
   } else if (dtype) {
     faults.Add("{}.dtype: only has a meaning with quant_method: none", where);
@@ -149,7 +158,9 @@ QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, Faul
   const OptionReader reader(top, "", faults);
   reader.CheckKeys(kTopKeys);
   const OptionValue* name = reader.Find("name");
-  profile.name = name != nullptr && name->kind != OptionValue::Kind::kOther
+  profile.name = name != nullptr && name->kind != OptionValue::Kind::kList &&
+                         name->kind != OptionValue::Kind::kStringList &&
+                         name->kind != OptionValue::Kind::kMap
                      ? name->text
                      : std::filesystem::path(source).stem().string();
   profile.description = reader.String("description", "");
@@ -162,11 +173,14 @@ QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, Faul
           ReadQuantizationOptions(map, "quantization", OptionSource::kProfile, faults);
     }
   }
-  if (profile.quantization.method != QuantMethod::kBitsAndBytes4) {
+  const MethodOptions& method = profile.quantization;
+  const std::string_view dtype_key =
+      method.is_none() ? "" : MethodOf(method).compute_dtype_key(method);
+  if (dtype_key.empty()) {
     profile.quantization.compute_dtype = dtype;
-  } else if (dtype && dtype != profile.quantization.compute_dtype) {
-    faults.Add("dtype: {} contradicts quantization.bnb_4bit_compute_dtype {}", ToString(*dtype),
-               ToString(*profile.quantization.compute_dtype));
+  } else if (dtype && dtype != method.compute_dtype) {
+    faults.Add("dtype: {} contradicts quantization.{} {}", ToString(*dtype), dtype_key,
+               ToString(*method.compute_dtype));
   }
 
   if (const YAML::Node list = Child(root, "overrides"); list.IsDefined() && !list.IsNull()) {
@@ -193,6 +207,11 @@ QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, Faul
   } else if (scope != "row") {
     faults.Add("engine.llm_int8_outlier_scope: \"{}\" is not one of row, call", scope);
   }
+  constexpr std::string_view kModes[] = {"fused", "reference", "none"};
+  const std::string mode = engine_reader.OneOf("activation", "fused", kModes);
+  profile.activation = mode == "reference" ? ActivationMode::kReference
+                       : mode == "none"    ? ActivationMode::kNone
+                                           : ActivationMode::kFused;
   return profile;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <set>
 
-#include "engine/weights/quantization_options.h"
 #include "kernels/fault_list.h"
 
 namespace quantd {
@@ -81,21 +80,18 @@ class Planner {
     ModulePlan plan;
     plan.shape = {linear.module, linear.n, linear.k};
     plan.tensor = tensor;
-    for (const ImportMethod* method : ImportMethods()) {
-      if (method->Detect(checkpoint_, linear.module)) {
-        plan.import = method;
-        break;
-      }
-    }
+    plan.import = MethodThatStored(plan.shape);
     if (plan.import != nullptr) {
       PlanImport(plan);
     } else {
       Float(tensor, {linear.n, linear.k});
       plan.sources = {tensor};
       if (!options_.prequantized) plan.options = options_.profile.For(linear.module, tied);
-      plan.format =
-          QuantizeMethodFor(plan.options.method).FormatOf(plan.options, options_.compute_dtype);
-      plan.activation = ActivationOf(plan.options, options_.profile.outlier_scope);
+      const Method& method = MethodOf(plan.options);
+      plan.label = plan.options.label();
+      profile_faults_.Add(Annotate(method.CheckShape(plan.shape, plan.options), linear.module));
+      plan.format = method.FormatOf(plan.shape, plan.options, options_.compute_dtype);
+      plan.activation = options_.profile.ActivationFor(method.ActivationOf(plan.options));
     }
     if (linear.bias) {
       plan.bias = linear.module + ".bias";
@@ -108,52 +104,61 @@ class Planner {
     return plan;
   }
 
+  // config.json's own method is asked first; the others say what a checkpoint is that contradicts
+  // it.
+  const Method* MethodThatStored(const WeightShape& shape) const {
+    if (options_.prequantized) {
+      const Method& said = MethodOf(*options_.prequantized);
+      if (said.Detect(checkpoint_, shape)) return &said;
+    }
+    for (const Method* method : Methods()) {
+      if (method->Detect(checkpoint_, shape)) return method;
+    }
+    return nullptr;
+  }
+
   void PlanImport(ModulePlan& plan) {
     // Its tensors are accounted for even when they are faulty: one fault a module is enough.
     const std::string prefix = plan.shape.module + ".";
-    for (auto it = checkpoint_.tensors().lower_bound(prefix);
-         it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
-      used_.insert(it->first);
+    const auto for_own_tensors = [&](const auto& body) {
+      for (auto it = checkpoint_.tensors().lower_bound(prefix);
+           it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
+        body(it->first);
+      }
+    };
+    for_own_tensors([&](const std::string& name) { used_.insert(name); });
+    if (!options_.prequantized) {
+      faults_.Add("{}: is stored as {}, but config.json has no quantization_config",
+                  plan.shape.module, plan.import->name());
+      return;
     }
-    auto source = plan.import->Check(checkpoint_, plan.shape);
+    plan.options = *options_.prequantized;
+    if (plan.import->name() != plan.options.method) {
+      faults_.Add("{}: is stored as {}, config.json says {}", plan.shape.module,
+                  plan.import->name(), plan.options.method);
+      return;
+    }
+    auto source = plan.import->Check(checkpoint_, plan.shape, plan.options);
     if (!source.ok()) {
       faults_.Add(source.status());
       return;
     }
     plan.format = source->format;
+    plan.label = source->label;
     plan.sources = source->tensors;
+    plan.columns = std::move(source->columns);
+    plan.activation = options_.profile.ActivationFor(source->activation);
     // What belongs to the method but was not named by it is unexpected after all.
     const std::set<std::string> named(source->tensors.begin(), source->tensors.end());
-    for (auto it = checkpoint_.tensors().lower_bound(prefix);
-         it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
-      if (named.count(it->first) == 0) used_.erase(it->first);
-    }
-    if (!options_.prequantized) {
-      faults_.Add("{}: is stored as {}, but config.json has no quantization_config",
-                  plan.shape.module, ToString(plan.import->method()));
-      return;
-    }
-    plan.options = *options_.prequantized;
-    const MethodOptions& stored = source->stored;
-    if (plan.options.method != stored.method) {
-      faults_.Add("{}: is stored as {}, config.json says {}", plan.shape.module,
-                  ToString(stored.method), ToString(plan.options.method));
-    } else if (stored.method == QuantMethod::kBitsAndBytes4 &&
-               (plan.options.codec != stored.codec ||
-                plan.options.double_quant != stored.double_quant)) {
-      faults_.Add("{}: is stored as {}{}, config.json says {}{}", plan.shape.module,
-                  QuantTypeName(stored.codec),
-                  stored.double_quant ? " with double quantization" : "",
-                  QuantTypeName(plan.options.codec),
-                  plan.options.double_quant ? " with double quantization" : "");
-    }
-    plan.activation = ActivationOf(plan.options, options_.profile.outlier_scope);
+    for_own_tensors([&](const std::string& name) {
+      if (named.count(name) == 0) used_.erase(name);
+    });
   }
 
   // A tied head shares the embedding's bytes, unless an override asks for its quantization by name.
   void PlanTiedHead(WeightsPlan& plan) {
     if (options_.prequantized) return;
-    if (options_.profile.For(expected_.tied_head, true).method == QuantMethod::kNone) return;
+    if (options_.profile.For(expected_.tied_head, true).is_none()) return;
     ExpectedLinear head = expected_.embedding;
     head.module = expected_.tied_head;
     plan.head = PlanModule(head, expected_.embedding.module + ".weight", true);

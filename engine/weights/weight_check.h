@@ -16,12 +16,14 @@ namespace quantd {
 /// How one module is to be loaded.
 struct ModulePlan {
   WeightShape shape;
-  std::string tensor;                    // "<module>.weight", or the embedding's for a tied head
-  const ImportMethod* import = nullptr;  // nullptr: floats, quantized on load by `options`
+  std::string tensor;              // "<module>.weight", or the embedding's for a tied head
+  const Method* import = nullptr;  // nullptr: floats, quantized on load by `options`
   MethodOptions options;
+  std::string label;  // of reports
   QuantFormat format;
   ActivationQuant activation;
-  std::string bias;  // tensor; empty when there is none
+  std::vector<int32_t> columns;  // of a reordered weight
+  std::string bias;              // tensor; empty when there is none
   int64_t source_bytes = 0;
   std::vector<std::string> sources;  // tensors to give back once packed
 };

@@ -9,36 +9,25 @@
 //   JSON with blocksize, shape, nested_offset, ...
 // 8-bit: <m>.weight I8 [n, k], <m>.SCB F32 [n], <m>.weight_format U8 scalar, 0 for row-major.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/json_check.h"
+#include "engine/weights/methods/bitsandbytes.h"
 #include "engine/weights/methods/method.h"
-#include "engine/weights/quantization_options.h"
+#include "engine/weights/methods/stored.h"
+#include "engine/weights/module_match.h"
 #include "engine/weights/value_scan.h"
 #include "kernels/quant/quantize.h"
 
 namespace quantd {
 namespace {
 
+std::string_view TypeName(Codec codec) { return codec == Codec::kNf4 ? "nf4" : "fp4"; }
+
 constexpr char kStatePrefix[] = ".weight.quant_state.bitsandbytes__";
-
-// The whole tensor as values of T; memcpy, since stored tensors need not be aligned.
-template <typename T>
-std::vector<T> Values(const StoredTensor& t) {
-  std::vector<T> out(t.data.size() / sizeof(T));
-  if (!out.empty()) std::memcpy(out.data(), t.data.data(), out.size() * sizeof(T));
-  return out;
-}
-
-std::string TypeText(const StoredTensor& t) {
-  return fmt::format("{} {}", ToString(t.dtype), ShapeText(t.shape));
-}
-
-int64_t NumElements(const StoredTensor& t) {
-  return static_cast<int64_t>(t.data.size()) * 8 / BitsOf(t.dtype);
-}
 
 // A one-dimensional companion tensor of `count` elements.
 absl::StatusOr<const StoredTensor*> Companion(const Checkpoint& c, const std::string& name,
@@ -51,14 +40,10 @@ absl::StatusOr<const StoredTensor*> Companion(const Checkpoint& c, const std::st
   return t;
 }
 
-absl::Status CheckScales(const std::vector<float>& scales, const std::string& name) {
-  for (size_t i = 0; i < scales.size(); ++i) {
-    if (!std::isfinite(scales[i]) || scales[i] < 0) {
-      return DataLoss("tensor {}: element {} is {}; a scale is finite and not negative", name, i,
-                      scales[i]);
-    }
-  }
-  return absl::OkStatus();
+absl::StatusOr<std::vector<float>> Scales(const Checkpoint& c, const std::string& name) {
+  ASSIGN_OR_RETURN(std::vector<float> scales, FiniteFloats(c, name));
+  RETURN_IF_ERROR(CheckNotNegative(scales, name));
+  return scales;
 }
 
 // ---- 4-bit
@@ -147,10 +132,23 @@ absl::StatusOr<QuantState> ReadQuantState(const Checkpoint& c, const WeightShape
   if (!state.ok()) return Annotate(state.status(), "tensor " + name);
   state->tensor = name;
   const std::string suffix = name.substr(shape.module.size() + sizeof(kStatePrefix) - 1);
-  if (suffix != QuantTypeName(state->codec)) {
-    return DataLoss("tensor {}: quant_type is {}", name, QuantTypeName(state->codec));
+  if (suffix != TypeName(state->codec)) {
+    return DataLoss("tensor {}: quant_type is {}", name, TypeName(state->codec));
   }
   return state;
+}
+
+// What the tensors say against config.json.
+absl::Status CheckAgainstConfig(const QuantState& state, const BitsAndBytesSettings& config,
+                                const std::string& module) {
+  if (config.bits != 4) {
+    return DataLoss("{}: is stored as bitsandbytes_4bit, config.json says {}", module,
+                    config.label());
+  }
+  if (state.codec == config.codec && state.nested == config.double_quant) return absl::OkStatus();
+  const auto nested = [](bool yes) { return yes ? " with double quantization" : ""; };
+  return DataLoss("{}: is stored as {}{}, config.json says {}{}", module, TypeName(state.codec),
+                  nested(state.nested), TypeName(config.codec), nested(config.double_quant));
 }
 
 absl::Status CheckQuantMap(const StoredTensor& t, Codec codec, const std::string& name) {
@@ -159,195 +157,307 @@ absl::Status CheckQuantMap(const StoredTensor& t, Codec codec, const std::string
   for (size_t i = 0; i < stored.size(); ++i) {
     if (stored[i] == ours[i]) continue;
     return Unimplemented("tensor {}: entry {} is {}, bitsandbytes' {} table has {}", name, i,
-                         stored[i], QuantTypeName(codec), ours[i]);
+                         stored[i], TypeName(codec), ours[i]);
   }
   return absl::OkStatus();
 }
 
-class Import4 : public ImportMethod {
- public:
-  QuantMethod method() const override { return QuantMethod::kBitsAndBytes4; }
+ActivationQuant Outliers(const BitsAndBytesSettings& s) {
+  ActivationQuant activation;
+  activation.kind = ActivationQuant::Kind::kInt8Outlier;
+  activation.threshold = s.threshold;
+  return activation;
+}
 
-  bool Detect(const Checkpoint& c, const std::string& module) const override {
-    return c.Find(module + ".weight.absmax") != nullptr || !StateName(c, module).empty();
+absl::StatusOr<WeightSource> Check4(const Checkpoint& c, const WeightShape& shape,
+                                    const BitsAndBytesSettings& config) {
+  const std::string weight = shape.module + ".weight";
+  ASSIGN_OR_RETURN(const QuantState state, ReadQuantState(c, shape));
+  const StoredTensor* codes = c.Find(weight);
+  if (codes == nullptr) return DataLoss("tensor {} is missing", weight);
+  // bnb_4bit_quant_storage only changes the dtype in which the same bytes are stored.
+  const int64_t bytes = (shape.n * shape.k + 1) / 2;
+  const int64_t unit = (BitsOf(codes->dtype) + 7) / 8;
+  if (static_cast<int64_t>(codes->data.size()) != (bytes + unit - 1) / unit * unit) {
+    return DataLoss("tensor {}: {} holds {} bytes, 4-bit [{}, {}] takes {}", weight,
+                    TypeText(*codes), codes->data.size(), shape.n, shape.k, bytes);
   }
+  const int64_t blocks = (shape.n * shape.k + state.block - 1) / state.block;
+  RETURN_IF_ERROR(
+      Companion(c, weight + ".absmax", state.nested ? StoredDType::kU8 : StoredDType::kF32, blocks)
+          .status());
+  ASSIGN_OR_RETURN(const StoredTensor* map,
+                   Companion(c, weight + ".quant_map", StoredDType::kF32, 16));
+  RETURN_IF_ERROR(CheckQuantMap(*map, state.codec, weight + ".quant_map"));
 
-  absl::StatusOr<Source> Check(const Checkpoint& c, const WeightShape& shape) const override {
-    const std::string weight = shape.module + ".weight";
-    ASSIGN_OR_RETURN(const QuantState state, ReadQuantState(c, shape));
-    const StoredTensor* codes = c.Find(weight);
-    if (codes == nullptr) return DataLoss("tensor {} is missing", weight);
-    // bnb_4bit_quant_storage only changes the dtype in which the same bytes are stored.
-    const int64_t bytes = (shape.n * shape.k + 1) / 2;
-    const int64_t unit = (BitsOf(codes->dtype) + 7) / 8;
-    if (static_cast<int64_t>(codes->data.size()) != (bytes + unit - 1) / unit * unit) {
-      return DataLoss("tensor {}: {} holds {} bytes, 4-bit [{}, {}] takes {}", weight,
-                      TypeText(*codes), codes->data.size(), shape.n, shape.k, bytes);
-    }
-    const int64_t blocks = (shape.n * shape.k + state.block - 1) / state.block;
-    RETURN_IF_ERROR(Companion(c, weight + ".absmax",
-                              state.nested ? StoredDType::kU8 : StoredDType::kF32, blocks)
-                        .status());
-    ASSIGN_OR_RETURN(const StoredTensor* map,
-                     Companion(c, weight + ".quant_map", StoredDType::kF32, 16));
-    RETURN_IF_ERROR(CheckQuantMap(*map, state.codec, weight + ".quant_map"));
+  RETURN_IF_ERROR(CheckAgainstConfig(state, config, shape.module));
+  WeightSource source;
+  source.format = QuantFormat::Block4(state.codec, state.block, state.nested);
+  source.tensors = {weight, weight + ".absmax", weight + ".quant_map", state.tensor};
+  if (state.nested) {
+    const int64_t nested =
+        (blocks + QuantizedMatrix::kNestedBlock - 1) / QuantizedMatrix::kNestedBlock;
+    RETURN_IF_ERROR(Companion(c, weight + ".nested_absmax", StoredDType::kF32, nested).status());
+    RETURN_IF_ERROR(Companion(c, weight + ".nested_quant_map", StoredDType::kF32, 256).status());
+    source.tensors.push_back(weight + ".nested_absmax");
+    source.tensors.push_back(weight + ".nested_quant_map");
+  }
+  source.label = "bitsandbytes_4bit";
+  return source;
+}
 
-    Source source;
-    source.format = QuantFormat::Block4(state.codec, state.block, state.nested);
-    source.tensors = {weight, weight + ".absmax", weight + ".quant_map", state.tensor};
-    if (state.nested) {
-      const int64_t nested =
-          (blocks + QuantizedMatrix::kNestedBlock - 1) / QuantizedMatrix::kNestedBlock;
-      RETURN_IF_ERROR(Companion(c, weight + ".nested_absmax", StoredDType::kF32, nested).status());
-      RETURN_IF_ERROR(Companion(c, weight + ".nested_quant_map", StoredDType::kF32, 256).status());
-      source.tensors.push_back(weight + ".nested_absmax");
-      source.tensors.push_back(weight + ".nested_quant_map");
-    }
-    source.stored.method = QuantMethod::kBitsAndBytes4;
-    source.stored.codec = state.codec;
-    source.stored.double_quant = state.nested;
-    source.stored.block_size = state.block;
-    return source;
+absl::StatusOr<QuantizedMatrix> Load4(const Checkpoint& c, const WeightShape& shape) {
+  const std::string weight = shape.module + ".weight";
+  ASSIGN_OR_RETURN(const QuantState state, ReadQuantState(c, shape));
+  QuantizedMatrix m;
+  m.format = QuantFormat::Block4(state.codec, state.block, state.nested);
+  m.n = shape.n;
+  m.k = shape.k;
+  if (!state.nested) {
+    ASSIGN_OR_RETURN(m.scales, Scales(c, weight + ".absmax"));
+  } else {
+    m.nested_codes = Values<uint8_t>(*c.Find(weight + ".absmax"));
+    ASSIGN_OR_RETURN(m.nested_absmax, Scales(c, weight + ".nested_absmax"));
+    ASSIGN_OR_RETURN(m.nested_map, FiniteFloats(c, weight + ".nested_quant_map"));
+    m.nested_offset = state.nested_offset;
   }
-
-  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c,
-                                       const WeightShape& shape) const override {
-    const std::string weight = shape.module + ".weight";
-    ASSIGN_OR_RETURN(const QuantState state, ReadQuantState(c, shape));
-    QuantizedMatrix m;
-    m.format = QuantFormat::Block4(state.codec, state.block, state.nested);
-    m.n = shape.n;
-    m.k = shape.k;
-    if (!state.nested) {
-      m.scales = Values<float>(*c.Find(weight + ".absmax"));
-      RETURN_IF_ERROR(CheckScales(m.scales, weight + ".absmax"));
-    } else {
-      m.nested_codes = Values<uint8_t>(*c.Find(weight + ".absmax"));
-      m.nested_absmax = Values<float>(*c.Find(weight + ".nested_absmax"));
-      m.nested_map = Values<float>(*c.Find(weight + ".nested_quant_map"));
-      m.nested_offset = state.nested_offset;
-      RETURN_IF_ERROR(CheckScales(m.nested_absmax, weight + ".nested_absmax"));
-      for (size_t i = 0; i < m.nested_map.size(); ++i) {
-        if (!std::isfinite(m.nested_map[i])) {
-          return DataLoss("tensor {}.nested_quant_map: element {} is {}", weight, i,
-                          m.nested_map[i]);
-        }
-      }
-    }
-    const std::span<const std::byte> packed = c.Find(weight)->data;
-    const size_t count = static_cast<size_t>(shape.n * shape.k);
-    m.codes.resize(count);
-    for (size_t i = 0; i < count; ++i) {
-      const uint8_t byte = static_cast<uint8_t>(packed[i / 2]);
-      m.codes[i] = i % 2 == 0 ? byte >> 4 : byte & 0x0f;
-    }
-    return m;
+  const std::span<const std::byte> packed = c.Find(weight)->data;
+  const size_t count = static_cast<size_t>(shape.n * shape.k);
+  m.codes.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const uint8_t byte = static_cast<uint8_t>(packed[i / 2]);
+    m.codes[i] = i % 2 == 0 ? byte >> 4 : byte & 0x0f;
   }
-};
-
-class Quantize4 : public QuantizeMethod {
- public:
-  QuantMethod method() const override { return QuantMethod::kBitsAndBytes4; }
-  QuantFormat FormatOf(const MethodOptions& o, DType) const override {
-    return QuantFormat::Block4(o.codec, o.block_size, o.double_quant);
-  }
-  absl::StatusOr<QuantizedMatrix> Quantize(const TensorView& w, const MethodOptions& o,
-                                           DType) const override {
-    QuantizedMatrix m = QuantizeBlock4(w, o.codec, o.block_size);
-    if (o.double_quant) NestScales(m);
-    return m;
-  }
-  absl::Status CheckQuantizeRows(const TensorView&, const MethodOptions&) const override {
-    return absl::OkStatus();
-  }
-};
+  return m;
+}
 
 // ---- 8-bit
-// --------------------------------------------------------------------------------------------
 
-class Import8 : public ImportMethod {
+absl::StatusOr<WeightSource> Check8(const Checkpoint& c, const WeightShape& shape,
+                                    const BitsAndBytesSettings& config) {
+  if (config.bits != 8) {
+    return DataLoss("{}: is stored as bitsandbytes_8bit, config.json says {}", shape.module,
+                    config.label());
+  }
+  const std::string weight = shape.module + ".weight";
+  const StoredTensor* codes = c.Find(weight);
+  if (codes == nullptr) return DataLoss("tensor {} is missing", weight);
+  if (codes->dtype != StoredDType::kI8 || codes->shape != std::vector<int64_t>{shape.n, shape.k}) {
+    return DataLoss("tensor {}: {}, expected I8 [{}, {}]", weight, TypeText(*codes), shape.n,
+                    shape.k);
+  }
+  RETURN_IF_ERROR(Companion(c, shape.module + ".SCB", StoredDType::kF32, shape.n).status());
+  WeightSource source;
+  source.format = QuantFormat::Int8Row();
+  source.tensors = {weight, shape.module + ".SCB"};
+  // Absent in files of old versions, which were row-major too.
+  const std::string format = shape.module + ".weight_format";
+  if (c.Find(format) != nullptr) {
+    ASSIGN_OR_RETURN(const StoredTensor* t, Companion(c, format, StoredDType::kU8, 1));
+    if (t->data[0] != std::byte{0}) {
+      return Unimplemented("tensor {}: {} is not supported; supported: 0 (row-major)", format,
+                           static_cast<int>(t->data[0]));
+    }
+    source.tensors.push_back(format);
+  }
+  source.label = "bitsandbytes_8bit";
+  source.activation = Outliers(config);
+  return source;
+}
+
+absl::StatusOr<QuantizedMatrix> Load8(const Checkpoint& c, const WeightShape& shape) {
+  QuantizedMatrix m;
+  m.format = QuantFormat::Int8Row();
+  m.n = shape.n;
+  m.k = shape.k;
+  m.codes = Values<uint8_t>(*c.Find(shape.module + ".weight"));
+  ASSIGN_OR_RETURN(m.scales, Scales(c, shape.module + ".SCB"));
+  if (std::find(m.codes.begin(), m.codes.end(), uint8_t{0x80}) != m.codes.end()) {
+    return DataLoss("tensor {}.weight: a code is -128; LLM.int8() has -127 to 127", shape.module);
+  }
+  return m;
+}
+
+// ---- options
+
+constexpr std::array<std::string_view, 13> kKeys = {"quant_method",
+                                                    "load_in_4bit",
+                                                    "load_in_8bit",
+                                                    "_load_in_4bit",
+                                                    "_load_in_8bit",
+                                                    "bnb_4bit_quant_type",
+                                                    "bnb_4bit_use_double_quant",
+                                                    "bnb_4bit_compute_dtype",
+                                                    "bnb_4bit_quant_storage",
+                                                    "llm_int8_threshold",
+                                                    "llm_int8_skip_modules",
+                                                    "llm_int8_enable_fp32_cpu_offload",
+                                                    "llm_int8_has_fp16_weight"};
+
+constexpr std::array<std::string_view, 9> kStorageDTypes = {
+    "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"};
+
+// load_in_Xbit, which Hugging Face also writes with a leading underscore.
+bool LoadIn(const OptionReader& reader, const std::string& key) {
+  const std::string twin = "_" + key;
+  const bool value = reader.Bool(key, reader.Bool(twin, false));
+  if (reader.Find(key) != nullptr && reader.Find(twin) != nullptr &&
+      reader.Bool(twin, value) != value) {
+    reader.faults().Add("{}: contradicts {}", reader.Path(twin), key);
+  }
+  return value;
+}
+
+bool IsFloat(DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; }
+
+DType ComputeDTypeOf(const OptionReader& reader) {
+  std::string name = reader.String("bnb_4bit_compute_dtype", "float32");
+  if (name.rfind("torch.", 0) == 0) name = name.substr(6);
+  const auto dtype = ParseDType(name);
+  if (dtype && IsFloat(*dtype)) return *dtype;
+  reader.faults().Add("{}: \"{}\" is not one of float32, float16, bfloat16",
+                      reader.Path("bnb_4bit_compute_dtype"), name);
+  return DType::kF32;
+}
+
+class BitsAndBytes : public Method {
  public:
-  QuantMethod method() const override { return QuantMethod::kBitsAndBytes8; }
-
-  bool Detect(const Checkpoint& c, const std::string& module) const override {
-    return c.Find(module + ".SCB") != nullptr;
+  std::string_view name() const override { return "bitsandbytes"; }
+  bool on_load() const override { return true; }
+  std::string_view skip_key() const override { return "llm_int8_skip_modules"; }
+  std::string_view compute_dtype_key(const MethodOptions& options) const override {
+    return SettingsOf<BitsAndBytesSettings>(options).bits == 4 ? "bnb_4bit_compute_dtype" : "";
   }
 
-  absl::StatusOr<Source> Check(const Checkpoint& c, const WeightShape& shape) const override {
-    const std::string weight = shape.module + ".weight";
-    const StoredTensor* codes = c.Find(weight);
-    if (codes == nullptr) return DataLoss("tensor {} is missing", weight);
-    if (codes->dtype != StoredDType::kI8 ||
-        codes->shape != std::vector<int64_t>{shape.n, shape.k}) {
-      return DataLoss("tensor {}: {}, expected I8 [{}, {}]", weight, TypeText(*codes), shape.n,
-                      shape.k);
+  MethodOptions Read(const OptionReader& reader, OptionSource source) const override {
+    const bool in_4bit = LoadIn(reader, "load_in_4bit");
+    const bool in_8bit = LoadIn(reader, "load_in_8bit");
+    MethodOptions options;
+    options.method = name();
+    if (source == OptionSource::kProfile) reader.CheckKeys(kKeys);
+    if (in_4bit == in_8bit) {
+      reader.faults().Add(
+          "{}: {} load_in_4bit and load_in_8bit is true; bitsandbytes needs exactly one",
+          reader.where(), in_4bit ? "each of" : "neither of");
     }
-    RETURN_IF_ERROR(Companion(c, shape.module + ".SCB", StoredDType::kF32, shape.n).status());
-    Source source;
-    source.format = QuantFormat::Int8Row();
-    source.tensors = {weight, shape.module + ".SCB"};
-    // Absent in files of old versions, which were row-major too.
-    const std::string format = shape.module + ".weight_format";
-    if (c.Find(format) != nullptr) {
-      ASSIGN_OR_RETURN(const StoredTensor* t, Companion(c, format, StoredDType::kU8, 1));
-      if (t->data[0] != std::byte{0}) {
-        return Unimplemented("tensor {}: {} is not supported; supported: 0 (row-major)", format,
-                             static_cast<int>(t->data[0]));
+
+    // Every key is checked, also those the other width uses: Hugging Face always writes all of
+    // them.
+    const std::string type = reader.String("bnb_4bit_quant_type", "fp4");
+    if (type != "nf4" && type != "fp4") {
+      reader.faults().Add("{}: \"{}\" is not one of nf4, fp4", reader.Path("bnb_4bit_quant_type"),
+                          type);
+    }
+    const bool double_quant = reader.Bool("bnb_4bit_use_double_quant", false);
+    const DType compute = ComputeDTypeOf(reader);
+    const std::string storage = reader.String("bnb_4bit_quant_storage", "uint8");
+    if (std::find(kStorageDTypes.begin(), kStorageDTypes.end(), storage) == kStorageDTypes.end()) {
+      reader.faults().Add("{}: \"{}\" is not one of {}", reader.Path("bnb_4bit_quant_storage"),
+                          storage, fmt::join(kStorageDTypes, ", "));
+    }
+    const double threshold = reader.Number("llm_int8_threshold", 6.0);
+    if (!std::isfinite(threshold) || threshold < 0 ||
+        threshold > 65504) {  // activations pass through f16
+      reader.faults().Add("{}: {} is not between 0 and 65504", reader.Path("llm_int8_threshold"),
+                          threshold);
+    }
+    if (reader.Bool("llm_int8_has_fp16_weight", false)) {
+      reader.faults().AddUnimplemented("{}: true is not supported: weights are kept in int8",
+                                       reader.Path("llm_int8_has_fp16_weight"));
+    }
+    if (source == OptionSource::kProfile &&
+        reader.Bool("llm_int8_enable_fp32_cpu_offload", false)) {
+      reader.faults().AddUnimplemented("{}: true is not supported: a model lives on one backend",
+                                       reader.Path("llm_int8_enable_fp32_cpu_offload"));
+    }
+    options.skip_modules = reader.Strings("llm_int8_skip_modules");
+    if (source == OptionSource::kProfile) {
+      for (const std::string& pattern : options.skip_modules) {
+        reader.faults().Add(
+            Annotate(CheckSkipPattern(pattern), reader.Path("llm_int8_skip_modules")));
       }
-      source.tensors.push_back(format);
     }
-    source.stored.method = QuantMethod::kBitsAndBytes8;
-    return source;
+    auto settings = std::make_shared<BitsAndBytesSettings>();
+    settings->bits = in_8bit ? 8 : 4;
+    if (in_8bit) {
+      settings->threshold = static_cast<float>(threshold);
+    } else {
+      settings->codec = type == "nf4" ? Codec::kNf4 : Codec::kFp4;
+      settings->double_quant = double_quant;
+      options.compute_dtype = compute;
+    }
+    options.settings = std::move(settings);
+    return options;
   }
 
-  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c,
-                                       const WeightShape& shape) const override {
-    QuantizedMatrix m;
-    m.format = QuantFormat::Int8Row();
-    m.n = shape.n;
-    m.k = shape.k;
-    m.codes = Values<uint8_t>(*c.Find(shape.module + ".weight"));
-    m.scales = Values<float>(*c.Find(shape.module + ".SCB"));
-    RETURN_IF_ERROR(CheckScales(m.scales, shape.module + ".SCB"));
-    if (std::find(m.codes.begin(), m.codes.end(), uint8_t{0x80}) != m.codes.end()) {
-      return DataLoss("tensor {}.weight: a code is -128; LLM.int8() has -127 to 127", shape.module);
-    }
+  bool Detect(const Checkpoint& c, const WeightShape& shape) const override {
+    return c.Find(shape.module + ".weight.absmax") != nullptr ||
+           !StateName(c, shape.module).empty() || c.Find(shape.module + ".SCB") != nullptr;
+  }
+
+  absl::StatusOr<WeightSource> Check(const Checkpoint& c, const WeightShape& shape,
+                                     const MethodOptions& config) const override {
+    const auto& settings = SettingsOf<BitsAndBytesSettings>(config);
+    return IsStored8(c, shape) ? Check8(c, shape, settings) : Check4(c, shape, settings);
+  }
+
+  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c, const WeightShape& shape,
+                                       const MethodOptions&) const override {
+    return IsStored8(c, shape) ? Load8(c, shape) : Load4(c, shape);
+  }
+
+  QuantFormat FormatOf(const WeightShape&, const MethodOptions& options, DType) const override {
+    const auto& s = SettingsOf<BitsAndBytesSettings>(options);
+    return s.bits == 8 ? QuantFormat::Int8Row()
+                       : QuantFormat::Block4(s.codec, s.block_size, s.double_quant);
+  }
+
+  absl::StatusOr<QuantizedMatrix> Quantize(const TensorView& w, const MethodOptions& options,
+                                           DType) const override {
+    RETURN_IF_ERROR(CheckQuantizeRows(w, options));
+    const auto& s = SettingsOf<BitsAndBytesSettings>(options);
+    if (s.bits == 8) return QuantizeInt8Rows(w);
+    QuantizedMatrix m = QuantizeBlock4(w, s.codec, s.block_size);
+    if (s.double_quant) NestScales(m);
     return m;
   }
-};
 
-class Quantize8 : public QuantizeMethod {
- public:
-  QuantMethod method() const override { return QuantMethod::kBitsAndBytes8; }
-  QuantFormat FormatOf(const MethodOptions&, DType) const override {
-    return QuantFormat::Int8Row();
+  absl::Status CheckQuantizeRows(const TensorView& w, const MethodOptions& options) const override {
+    // LLM.int8() rounds weights to f16 first.
+    return SettingsOf<BitsAndBytesSettings>(options).bits == 8 ? CheckFitsF16(w) : absl::OkStatus();
   }
-  absl::StatusOr<QuantizedMatrix> Quantize(const TensorView& w, const MethodOptions&,
-                                           DType) const override {
-    RETURN_IF_ERROR(CheckFitsF16(w));  // the method rounds weights to f16 first
-    return QuantizeInt8Rows(w);
+
+  ActivationQuant ActivationOf(const MethodOptions& options) const override {
+    const auto& s = SettingsOf<BitsAndBytesSettings>(options);
+    return s.bits == 8 ? Outliers(s) : ActivationQuant{};
   }
-  absl::Status CheckQuantizeRows(const TensorView& w, const MethodOptions&) const override {
-    return CheckFitsF16(w);
+
+ private:
+  static bool IsStored8(const Checkpoint& c, const WeightShape& shape) {
+    return c.Find(shape.module + ".SCB") != nullptr;
   }
 };
 
 }  // namespace
 
-const ImportMethod& BitsAndBytes4Import() {
-  static const Import4 kMethod;
-  return kMethod;
+std::string_view BitsAndBytesSettings::label() const {
+  return bits == 8 ? "bitsandbytes_8bit" : "bitsandbytes_4bit";
 }
-const ImportMethod& BitsAndBytes8Import() {
-  static const Import8 kMethod;
-  return kMethod;
+
+std::string BitsAndBytesSettings::ToYaml() const {
+  if (bits == 8) return fmt::format("load_in_8bit: true\nllm_int8_threshold: {}\n", threshold);
+  return fmt::format("load_in_4bit: true\nbnb_4bit_quant_type: {}\nbnb_4bit_use_double_quant: {}\n",
+                     TypeName(codec), double_quant);
 }
-const QuantizeMethod& BitsAndBytes4Method() {
-  static const Quantize4 kMethod;
-  return kMethod;
+
+std::string BitsAndBytesSettings::Describe() const {
+  if (bits == 8) return fmt::format("bitsandbytes 8-bit, threshold {}", threshold);
+  return fmt::format("bitsandbytes 4-bit {}{}", TypeName(codec),
+                     double_quant ? ", double quantization" : "");
 }
-const QuantizeMethod& BitsAndBytes8Method() {
-  static const Quantize8 kMethod;
+
+const Method& BitsAndBytesMethod() {
+  static const BitsAndBytes kMethod;
   return kMethod;
 }
 

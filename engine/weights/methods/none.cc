@@ -6,11 +6,24 @@
 namespace quantd {
 namespace {
 
-class Plain : public QuantizeMethod {
+class None : public Method {
  public:
-  QuantMethod method() const override { return QuantMethod::kNone; }
+  std::string_view name() const override { return "none"; }
+  bool on_load() const override { return true; }
 
-  QuantFormat FormatOf(const MethodOptions& options, DType plain) const override {
+  MethodOptions Read(const OptionReader& reader, OptionSource source) const override {
+    if (source == OptionSource::kProfile) {
+      for (const auto& [key, value] : reader.map()) {
+        if (key != "quant_method") {
+          reader.faults().Add("{}: has no meaning with quant_method: none", reader.Path(key));
+        }
+      }
+    }
+    return {};
+  }
+
+  QuantFormat FormatOf(const WeightShape&, const MethodOptions& options,
+                       DType plain) const override {
     return QuantFormat::Plain(options.compute_dtype.value_or(plain));
   }
 
@@ -29,8 +42,8 @@ class Plain : public QuantizeMethod {
 
 }  // namespace
 
-const QuantizeMethod& PlainMethod() {
-  static const Plain kMethod;
+const Method& NoneMethod() {
+  static const None kMethod;
   return kMethod;
 }
 

@@ -1,28 +1,28 @@
 // The table of methods. One line each; a new method is added here.
-#include <array>
-
 #include "engine/weights/methods/method.h"
+#include "kernels/check.h"
 
 namespace quantd {
 
-std::span<const ImportMethod* const> ImportMethods() {
-  static const std::array<const ImportMethod*, 2> kMethods = {&BitsAndBytes4Import(),
-                                                              &BitsAndBytes8Import()};
+std::span<const Method* const> Methods() {
+  static const Method* const kMethods[] = {
+      &NoneMethod(),
+      &BitsAndBytesMethod(),
+  };
   return kMethods;
 }
 
-const QuantizeMethod& QuantizeMethodFor(QuantMethod method) {
-  switch (method) {
-    case QuantMethod::kNone: return PlainMethod();
-    case QuantMethod::kBitsAndBytes4: return BitsAndBytes4Method();
-    case QuantMethod::kBitsAndBytes8: return BitsAndBytes8Method();
+const Method* FindMethod(std::string_view quant_method) {
+  for (const Method* m : Methods()) {
+    if (m->name() == quant_method) return m;
   }
-  return PlainMethod();
+  return nullptr;
 }
 
-ActivationQuant ActivationOf(const MethodOptions& options, ActivationQuant::OutlierScope scope) {
-  if (options.method != QuantMethod::kBitsAndBytes8) return {};
-  return {ActivationQuant::Kind::kInt8Outlier, options.int8_threshold, scope};
+const Method& MethodOf(const MethodOptions& options) {
+  const Method* method = FindMethod(options.method);
+  QUANTD_CHECK(method != nullptr, "no method \"{}\"", options.method);
+  return *method;
 }
 
 }  // namespace quantd

@@ -161,10 +161,9 @@ TEST(LoadModel, RefusesBrokenConfigs) {
        {"tensor model.embed_tokens.weight: shape [64, 32], config.json says [65, 32]",
         "tensor lm_head.weight: shape [64, 32], config.json says [65, 32]"}},
       {"foreign quantization",
-       Config("\"dtype\"", "\"quantization_config\": {\"quant_method\": \"gptq\"}, \"dtype\""),
+       Config("\"dtype\"", "\"quantization_config\": {\"quant_method\": \"quanto\"}, \"dtype\""),
        kNotSupported,
-       {"config.json: quantization_config.quant_method: \"gptq\" is not supported; supported: "
-        "bitsandbytes"}},
+       {"config.json: quantization_config.quant_method: \"quanto\" (optimum-quanto's tensors"}},
       {"quantization_config of another type",
        Config("\"dtype\"", "\"quantization_config\": 4, \"dtype\""),
        kLoss,
@@ -248,7 +247,7 @@ TEST(LoadModel, RefusesBrokenWeights) {
              FloatTensor(std::vector<float>(48, 1.0f), {48}, DType::kF32);
        }),
        kLoss,
-       {"is stored as bitsandbytes_8bit, but config.json has no quantization_config"}},
+       {"is stored as bitsandbytes, but config.json has no quantization_config"}},
   };
   ExpectRefused(table, [](const auto& dir) { WriteTinyModel(dir); });
 }

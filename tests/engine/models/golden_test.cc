@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/methods/method.h"
+#include "engine/weights/quantization_options.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/quant/quantize.h"
 #include "tests/engine/models/model_runner.h"
@@ -46,6 +47,12 @@ std::unique_ptr<Checkpoint> Expected(const std::string& fixture) {
   auto file = Checkpoint::OpenFile(kModels / fixture / "expected.safetensors");
   EXPECT_TRUE(file.ok()) << file.status();
   return std::move(*file);
+}
+
+MethodOptions ConfigOf(const std::string& fixture) {
+  auto config = ReadQuantizationConfig(kModels / fixture);
+  EXPECT_TRUE(config.ok() && config->has_value()) << fixture << ": " << config.status();
+  return config.ok() ? config->value_or(MethodOptions()) : MethodOptions();
 }
 
 QuantProfile ProfileOf(const std::string& yaml) {
@@ -213,7 +220,7 @@ TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
   auto checkpoint = Checkpoint::Open(kModels / "bnb_int8");
   ASSERT_TRUE(checkpoint.ok());
   const WeightShape shape{"model.layers.0.self_attn.q_proj", 256, 256};
-  const auto matrix = BitsAndBytes8Import().Load(**checkpoint, shape);
+  const auto matrix = BitsAndBytesMethod().Load(**checkpoint, shape, ConfigOf("bnb_int8"));
   ASSERT_TRUE(matrix.ok());
   std::vector<float> x = Values<float>(*expected, "q_proj_in_f32");
   const std::vector<float> y = Values<float>(*expected, "q_proj_out_f32");
@@ -241,14 +248,6 @@ TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
   }
 }
 
-const ImportMethod& ImportFor(const Checkpoint& checkpoint, const std::string& module) {
-  for (const ImportMethod* m : ImportMethods()) {
-    if (m->Detect(checkpoint, module)) return *m;
-  }
-  ADD_FAILURE() << module << " is not quantized";
-  return *ImportMethods().front();
-}
-
 TEST(GoldenWeights, ImportedMatricesDequantizeToTheLibrarysValues) {
   int compared = 0;
   for (const char* fixture :
@@ -260,10 +259,12 @@ TEST(GoldenWeights, ImportedMatricesDequantizeToTheLibrarysValues) {
       if (name.rfind("dequant.", 0) != 0) continue;
       const std::string module = name.substr(8, name.size() - 8 - std::strlen(".weight"));
       const WeightShape shape{module, tensor.shape[0], tensor.shape[1]};
-      const ImportMethod& method = ImportFor(**checkpoint, module);
-      ASSERT_TRUE(method.Check(**checkpoint, shape).ok())
-          << method.Check(**checkpoint, shape).status();
-      auto matrix = method.Load(**checkpoint, shape);
+      const MethodOptions config = ConfigOf(fixture);
+      const Method& method = MethodOf(config);
+      ASSERT_TRUE(method.Detect(**checkpoint, shape)) << fixture << " " << module;
+      const auto source = method.Check(**checkpoint, shape, config);
+      ASSERT_TRUE(source.ok()) << source.status();
+      auto matrix = method.Load(**checkpoint, shape, config);
       ASSERT_TRUE(matrix.ok()) << matrix.status();
       const std::vector<float> values = Values<float>(*expected, name);
       // The int8 values were recorded as q * (SCB / 127), one rounding away from q * (SCB * (1 /
@@ -300,13 +301,13 @@ TEST(GoldenWeights, QuantizingOnLoadGivesTheLibrarysBytes) {
       if (name.find("_proj.weight") == std::string::npos) continue;
       const std::string module = name.substr(0, name.size() - std::strlen(".weight"));
       const WeightShape shape{module, tensor.shape[0], tensor.shape[1]};
-      const ImportMethod& method = ImportFor(**checkpoint, module);
-      const auto source = method.Check(**checkpoint, shape);
+      const MethodOptions config = ConfigOf(fixture);
+      const Method& method = MethodOf(config);
+      const auto source = method.Check(**checkpoint, shape, config);
       ASSERT_TRUE(source.ok()) << source.status();
-      const auto theirs = method.Load(**checkpoint, shape);
+      const auto theirs = method.Load(**checkpoint, shape, config);
       ASSERT_TRUE(theirs.ok());
-      const auto ours = QuantizeMethodFor(method.method())
-                            .Quantize(FloatView(**base, name), source->stored, DType::kBF16);
+      const auto ours = method.Quantize(FloatView(**base, name), config, DType::kBF16);
       ASSERT_TRUE(ours.ok()) << ours.status();
       EXPECT_EQ(ours->format, theirs->format);
       EXPECT_EQ(ours->codes, theirs->codes) << fixture << " " << module;
@@ -316,9 +317,9 @@ TEST(GoldenWeights, QuantizingOnLoadGivesTheLibrarysBytes) {
         // The library's nested codes are not always the nearest: a scale may be one step of the map
         // off, which near its end is (1 - 0.1) / 64 of the block's largest.
         int64_t different = 0;
-        const int64_t blocks = shape.n * shape.k / source->stored.block_size;
+        const int64_t blocks = shape.n * shape.k / source->format.block.size;
         for (int64_t b = 0; b < blocks; ++b) {
-          const int64_t element = b * source->stored.block_size;
+          const int64_t element = b * source->format.block.size;
           const float a = ours->Scale(element / shape.k, element % shape.k);
           const float e = theirs->Scale(element / shape.k, element % shape.k);
           const float step = theirs->nested_absmax[static_cast<size_t>(b / 256)] * 0.9f / 64;

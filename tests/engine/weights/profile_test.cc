@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/weights/methods/bitsandbytes.h"
 #include "engine/weights/module_match.h"
 #include "engine/weights/nearest.h"
 #include "kernels/status.h"
@@ -13,6 +14,10 @@ namespace quantd {
 namespace {
 
 using ::testing::HasSubstr;
+
+const BitsAndBytesSettings& Settings(const MethodOptions& options) {
+  return SettingsOf<BitsAndBytesSettings>(options);
+}
 
 QuantProfile Parsed(const std::string& yaml) {
   auto profile = ParseProfile(yaml, "profiles/x.yaml");
@@ -57,14 +62,14 @@ TEST(Profile, HashIgnoresNameAndDescriptionOnly) {
 TEST(Profile, ShippedProfilesSayWhatTheirNamesSay) {
   const auto dq = LoadProfile("nf4-dq");
   ASSERT_TRUE(dq.ok());
-  EXPECT_EQ(dq->quantization.method, QuantMethod::kBitsAndBytes4);
-  EXPECT_EQ(dq->quantization.codec, Codec::kNf4);
-  EXPECT_TRUE(dq->quantization.double_quant);
+  EXPECT_EQ(dq->quantization.label(), "bitsandbytes_4bit");
+  EXPECT_EQ(Settings(dq->quantization).codec, Codec::kNf4);
+  EXPECT_TRUE(Settings(dq->quantization).double_quant);
   EXPECT_EQ(dq->ComputeDType(DType::kF32), DType::kBF16);
   const auto int8 = LoadProfile("int8-no-outliers");
   ASSERT_TRUE(int8.ok());
-  EXPECT_EQ(int8->quantization.method, QuantMethod::kBitsAndBytes8);
-  EXPECT_EQ(int8->quantization.int8_threshold, 0.0f);
+  EXPECT_EQ(int8->quantization.label(), "bitsandbytes_8bit");
+  EXPECT_EQ(Settings(int8->quantization).threshold, 0.0f);
   EXPECT_EQ(int8->ComputeDType(DType::kF16), DType::kF16);
   const auto fp32 = LoadProfile("fp32");
   ASSERT_TRUE(fp32.ok());
@@ -74,17 +79,17 @@ TEST(Profile, ShippedProfilesSayWhatTheirNamesSay) {
 TEST(Profile, AbsentKeysTakeHuggingFacesDefaults) {
   const QuantProfile four = Parsed("quantization: {load_in_4bit: true}\n");
   EXPECT_EQ(four.name, "x");
-  EXPECT_EQ(four.quantization.codec, Codec::kFp4);
-  EXPECT_FALSE(four.quantization.double_quant);
+  EXPECT_EQ(Settings(four.quantization).codec, Codec::kFp4);
+  EXPECT_FALSE(Settings(four.quantization).double_quant);
   EXPECT_EQ(four.quantization.compute_dtype, DType::kF32);
-  EXPECT_EQ(four.quantization.block_size, 64);
+  EXPECT_EQ(Settings(four.quantization).block_size, 64);
   EXPECT_FALSE(four.kv_dtype.has_value());
   EXPECT_EQ(four.outlier_scope, ActivationQuant::OutlierScope::kRow);
   const QuantProfile eight =
       Parsed("quantization: {quant_method: bitsandbytes, load_in_8bit: true}\n");
-  EXPECT_EQ(eight.quantization.int8_threshold, 6.0f);
+  EXPECT_EQ(Settings(eight.quantization).threshold, 6.0f);
   const QuantProfile nothing = Parsed("name: plain\n");
-  EXPECT_EQ(nothing.quantization.method, QuantMethod::kNone);
+  EXPECT_EQ(nothing.quantization.label(), "none");
   EXPECT_EQ(nothing.ComputeDType(DType::kF16), DType::kF16);
 }
 
@@ -114,9 +119,9 @@ quantization:
   load_in_8bit: false
   quant_method: bitsandbytes
 )");
-  EXPECT_EQ(p.quantization.method, QuantMethod::kBitsAndBytes4);
-  EXPECT_EQ(p.quantization.codec, Codec::kNf4);
-  EXPECT_TRUE(p.quantization.double_quant);
+  EXPECT_EQ(p.quantization.label(), "bitsandbytes_4bit");
+  EXPECT_EQ(Settings(p.quantization).codec, Codec::kNf4);
+  EXPECT_TRUE(Settings(p.quantization).double_quant);
 }
 
 TEST(Profile, SkipsTheHeadTiedModulesAndTheList) {
@@ -124,16 +129,16 @@ TEST(Profile, SkipsTheHeadTiedModulesAndTheList) {
       "quantization: {load_in_4bit: true, llm_int8_skip_modules: [down_proj, "
       "'re:.*layers\\.0\\..*q_proj']}\n");
   const auto method = [&](const std::string& m, bool tied = false) {
-    return p.For(m, tied).method;
+    return std::string(p.For(m, tied).label());
   };
-  EXPECT_EQ(method("model.layers.0.mlp.up_proj"), QuantMethod::kBitsAndBytes4);
-  EXPECT_EQ(method("model.layers.0.mlp.up_proj", true), QuantMethod::kNone);
-  EXPECT_EQ(method("model.layers.0.mlp.down_proj"), QuantMethod::kNone);
-  EXPECT_EQ(method("model.layers.0.self_attn.q_proj"), QuantMethod::kNone);
-  EXPECT_EQ(method("model.layers.1.self_attn.q_proj"), QuantMethod::kBitsAndBytes4);
-  EXPECT_EQ(method("lm_head"), QuantMethod::kNone);
-  EXPECT_EQ(method("text.lm_head"), QuantMethod::kNone);
-  EXPECT_EQ(method("my_lm_head_proj"), QuantMethod::kBitsAndBytes4);
+  EXPECT_EQ(method("model.layers.0.mlp.up_proj"), "bitsandbytes_4bit");
+  EXPECT_EQ(method("model.layers.0.mlp.up_proj", true), "none");
+  EXPECT_EQ(method("model.layers.0.mlp.down_proj"), "none");
+  EXPECT_EQ(method("model.layers.0.self_attn.q_proj"), "none");
+  EXPECT_EQ(method("model.layers.1.self_attn.q_proj"), "bitsandbytes_4bit");
+  EXPECT_EQ(method("lm_head"), "none");
+  EXPECT_EQ(method("text.lm_head"), "none");
+  EXPECT_EQ(method("my_lm_head_proj"), "bitsandbytes_4bit");
   EXPECT_EQ(p.For("lm_head", false).compute_dtype, DType::kF32);
 }
 
@@ -146,13 +151,13 @@ overrides:
   - {match: mlp.up_proj, quantization: {quant_method: none}}
   - {match: k_proj, dtype: float32, quantization: {quant_method: none}}
 )");
-  EXPECT_EQ(p.For("lm_head", false).method, QuantMethod::kBitsAndBytes8);
-  EXPECT_EQ(p.For("lm_head", true).method, QuantMethod::kBitsAndBytes8);
-  EXPECT_EQ(p.For("model.layers.0.mlp.up_proj", false).int8_threshold, 5.0f);
-  EXPECT_EQ(p.For("model.layers.0.self_attn.q_proj", false).method, QuantMethod::kBitsAndBytes4);
+  EXPECT_EQ(p.For("lm_head", false).label(), "bitsandbytes_8bit");
+  EXPECT_EQ(p.For("lm_head", true).label(), "bitsandbytes_8bit");
+  EXPECT_EQ(Settings(p.For("model.layers.0.mlp.up_proj", false)).threshold, 5.0f);
+  EXPECT_EQ(p.For("model.layers.0.self_attn.q_proj", false).label(), "bitsandbytes_4bit");
   EXPECT_EQ(p.For("model.layers.0.self_attn.k_proj", false).compute_dtype, DType::kF32);
-  EXPECT_EQ(p.For("xk_proj", false).method,
-            QuantMethod::kBitsAndBytes4);  // a dotted suffix, not any suffix
+  EXPECT_EQ(p.For("xk_proj", false).label(),
+            "bitsandbytes_4bit");  // a dotted suffix, not any suffix
   const auto again = ParseProfile(p.ToYaml(), "again");
   ASSERT_TRUE(again.ok()) << again.status() << p.ToYaml();
   EXPECT_EQ(again->ToYaml(), p.ToYaml());
@@ -216,9 +221,10 @@ TEST(Profile, ReportsEveryFaultByKeyAndValue) {
        {"_load_in_4bit: contradicts load_in_4bit"}},
       {"quantization: {}", kBad, {"quantization.quant_method: missing"}},
       {"quantization: none", kBad, {"quantization: not a mapping"}},
-      {"quantization: {quant_method: gptq}",
+      {"quantization: {quant_method: aqlm}",
        kNotSupported,
-       {"quantization.quant_method: \"gptq\" is not supported; supported: none, bitsandbytes"}},
+       {"quantization.quant_method: \"aqlm\" (additive codebooks) is not supported; instead: a "
+        "GPTQ"}},
       {"quantization: {quant_method: none, load_in_4bit: true}",
        kBad,
        {"load_in_4bit: has no meaning"}},
