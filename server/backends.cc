@@ -63,6 +63,14 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBest(const BackendOptions& option
 
 }  // namespace
 
+std::vector<std::string> BackendNames() {
+#ifdef QUANTD_HAS_CUDA
+  return {"cuda", "cpu", "ref"};
+#else
+  return {"cpu", "ref"};
+#endif
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   ASSIGN_OR_RETURN(const CudaBackendOptions cuda, CudaOptions(options));
   if (options.name == "auto") return CreateBest(options, cuda);

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -23,5 +24,8 @@ struct BackendOptions {
 /// not have, and for cpu on a processor it cannot use; UNAVAILABLE for cuda without a driver or
 /// device; INVALID_ARGUMENT for other names of backend or determinism.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+
+/// The backends of this build, fastest first, that an ordinary user may name.
+std::vector<std::string> BackendNames();
 
 }  // namespace quantd

@@ -9,11 +9,13 @@
 namespace quantd {
 namespace {
 
+using Json = nlohmann::ordered_json;  // of rules for modules, the first that matches counts
+
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
-OptionValue ToOption(const nlohmann::json& json) {
+OptionValue ToOption(const Json& json) {
   OptionValue v;
-  v.text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  v.text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (json.is_null()) {
     v.kind = OptionValue::Kind::kNull;
   } else if (json.is_boolean()) {
@@ -57,17 +59,16 @@ std::string NamesOf(OptionSource source) {
   return names;
 }
 
-absl::StatusOr<nlohmann::json> ReadJson(const std::filesystem::path& path) {
+absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
   ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxConfigBytes));
   RETURN_IF_ERROR(CheckJson(text, name));
-  auto json = nlohmann::json::parse(text, nullptr, false);
+  auto json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return DataLoss("{}: not an object", name);
   return json;
 }
 
-absl::StatusOr<std::optional<MethodOptions>> ReadConfig(const nlohmann::json& json,
-                                                        const std::string& where,
+absl::StatusOr<std::optional<MethodOptions>> ReadConfig(const Json& json, const std::string& where,
                                                         const std::string& file) {
   const OptionValue value = ToOption(json);
   FaultList faults;
@@ -107,19 +108,32 @@ MethodOptions ReadQuantizationOptions(const OptionMap& map, const std::string& w
 
 absl::StatusOr<std::optional<MethodOptions>> ReadQuantizationConfig(
     const std::filesystem::path& dir) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ReadJson(dir / "config.json"));
+  ASSIGN_OR_RETURN(const Json json, ReadJson(dir / "config.json"));
   for (const char* key : {"quantization_config", "compression_config"}) {
     const auto it = json.find(key);
     if (it == json.end() || it->is_null()) continue;
     if (!it->is_object()) return DataLoss("config.json: {} is not an object", key);
     return ReadConfig(*it, key, "config.json");
   }
-  constexpr char kOld[] = "quantize_config.json";
+  // What old writers left beside config.json, without a name: AutoGPTQ's file, then AutoAWQ's.
+  constexpr char kGptq[] = "quantize_config.json", kAwq[] = "quant_config.json";
   std::error_code error;
-  if (!std::filesystem::exists(dir / kOld, error)) return std::optional<MethodOptions>();
-  ASSIGN_OR_RETURN(nlohmann::json old, ReadJson(dir / kOld));
-  if (!old.contains("quant_method")) old["quant_method"] = "gptq";  // AutoGPTQ wrote no name
-  return ReadConfig(old, "", kOld);
+  if (std::filesystem::exists(dir / kGptq, error)) {
+    ASSIGN_OR_RETURN(Json old, ReadJson(dir / kGptq));
+    if (!old.contains("quant_method")) old["quant_method"] = "gptq";
+    return ReadConfig(old, "", kGptq);
+  }
+  if (std::filesystem::exists(dir / kAwq, error)) {
+    ASSIGN_OR_RETURN(Json old, ReadJson(dir / kAwq));
+    if (!old.contains("quant_method")) old["quant_method"] = "awq";
+    constexpr std::pair<const char*, const char*> kNames[] = {{"w_bit", "bits"},
+                                                              {"q_group_size", "group_size"}};
+    for (const auto& [from, to] : kNames) {
+      if (old.contains(from) && !old.contains(to)) old[to] = old[from];
+    }
+    return ReadConfig(old, "", kAwq);
+  }
+  return std::optional<MethodOptions>();
 }
 
 std::string Describe(const MethodOptions& options) {

@@ -17,8 +17,8 @@ MethodOptions ReadQuantizationOptions(const OptionMap& map, const std::string& w
                                       OptionSource source, FaultList& faults);
 
 /// The quantization_config (or compression_config) of `dir`/config.json, else
-/// `dir`/quantize_config.json of old GPTQ and AWQ writers; nullopt when the checkpoint is in full
-/// precision.
+/// `dir`/quantize_config.json (AutoGPTQ) or `dir`/quant_config.json (AutoAWQ); nullopt when the
+/// checkpoint is in full precision.
 absl::StatusOr<std::optional<MethodOptions>> ReadQuantizationConfig(
     const std::filesystem::path& dir);
 

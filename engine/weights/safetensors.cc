@@ -43,6 +43,43 @@ bool Exists(const std::filesystem::path& path) {
   return std::filesystem::exists(std::filesystem::symlink_status(path, error));
 }
 
+/// What a folder without safetensors has in their place, and what to do about it: the end of a
+/// message.
+std::string InsteadOf(const std::filesystem::path& dir) {
+  std::set<std::string> names;  // in order, so that a message does not depend on the file system
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(dir, error), end; !error && it != end;
+       it.increment(error)) {
+    names.insert(it->path().filename().string());
+  }
+  const auto first = [&](std::initializer_list<std::string_view> suffixes) -> std::string {
+    for (const std::string& name : names) {
+      for (const std::string_view suffix : suffixes) {
+        if (name.size() > suffix.size() && name.ends_with(suffix)) return name;
+      }
+    }
+    return "";
+  };
+  if (const std::string name = first({".safetensors"}); !name.empty()) {
+    return fmt::format("; there is {}: name it {} if it is the whole model", name, kSingle);
+  }
+  if (const std::string name = first({".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"});
+      !name.empty()) {
+    return fmt::format(
+        "; {} is not read, since a pickle can run code: convert it with transformers, "
+        "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+        name);
+  }
+  if (const std::string name = first({".gguf"}); !name.empty()) {
+    return fmt::format(
+        "; {} is not read: take the safetensors folder it was made from, or convert it with "
+        "transformers, AutoModelForCausalLM.from_pretrained(folder, gguf_file=\"{}\")"
+        ".save_pretrained(new_folder)",
+        name, name);
+  }
+  return "";
+}
+
 }  // namespace
 
 absl::Status Checkpoint::Add(const std::filesystem::path& path) {
@@ -76,11 +113,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::filesystem::path& dir) {
   if (Exists(dir / kSingle)) return OpenFile(dir / kSingle);
   if (!Exists(dir / kIndex)) {
-    if (Exists(dir / "pytorch_model.bin") || Exists(dir / "pytorch_model.bin.index.json")) {
-      return NotFound("{}: no {}; pytorch_model.bin is not read (pickles can run code): convert it",
-                      dir.string(), kSingle);
-    }
-    return NotFound("{}: neither {} nor {}", dir.string(), kSingle, kIndex);
+    return NotFound("{}: neither {} nor {}{}", dir.string(), kSingle, kIndex, InsteadOf(dir));
   }
   ASSIGN_OR_RETURN(const auto weight_map, ReadIndex(dir / kIndex));
   std::set<std::string> shards;

@@ -167,9 +167,10 @@ class Planner {
   void CheckExtras(WeightsPlan& plan) {
     for (const auto& [name, tensor] : checkpoint_.tensors()) {
       if (used_.count(name) > 0) continue;
-      if (EndsWith(
-              name,
-              ".rotary_emb.inv_freq")) {  // old transformers saved what follows from config.json
+      // Old transformers saved the first, which follows from config.json; the others quantize a
+      // KV cache, which quantd's `kv_cache` setting decides by itself.
+      if (EndsWith(name, ".rotary_emb.inv_freq") || EndsWith(name, ".self_attn.k_scale") ||
+          EndsWith(name, ".self_attn.v_scale")) {
         plan.accepted_extras.push_back(name);
       } else if (!expected_.tied_head.empty() && name == expected_.tied_head + ".weight") {
         CheckTiedCopy(name, tensor, plan);

@@ -32,11 +32,12 @@ struct ActivationQuant {
     kRow,   // outlier columns are found per token row: a result does not depend on its neighbours
     kCall,  // over all rows of the call, as bitsandbytes does
   };
-  /// Where the libraries round. x' is the value that replaces x.
+  /// Where the libraries round to the activations' dtype. x' is the value that replaces x.
   enum class Rounding : uint8_t {
-    kF32,        // scale and quotient in f32; x' is rounded once, to the activations' dtype
-    kScale,      // torchao: as kF32, but the scale is rounded to the activations' dtype
-    kEveryStep,  // compressed-tensors: absmax, scale, quotient and product, all in that dtype
+    kF32,        // nowhere: scale and quotient in f32; x' is rounded once
+    kScale,      // the scale, and what it is computed from (torchao's Int8Tensor, Float8Tensor)
+    kEveryStep,  // absmax, scale, quotient, sum with the zero point and product
+                 // (compressed-tensors; torchao's IntxUnpackedToInt8Tensor)
   };
   Kind kind = Kind::kNone;
   float threshold = 0.0f;  // kInt8Outlier; 0: no outliers
@@ -84,22 +85,30 @@ template <typename Round>
 QUANTD_HOST_DEVICE inline ActivationScale ActivationScaleOf(const ActivationQuant& q, float low,
                                                             float high, const Round& round) {
   using Kind = ActivationQuant::Kind;
-  constexpr float kTiny = 0x1p-23f;  // f32's epsilon, the least scale of torchao
+  using Rounding = ActivationQuant::Rounding;
+  constexpr float kTiny = 0x1p-23f;  // f32's epsilon, the least int8 scale of torchao
   if (q.kind == Kind::kInt8Tensor || q.kind == Kind::kFp8Tensor) {
     return {q.scale, static_cast<float>(q.zero_point)};
   }
+  const bool exact = q.rounding == Rounding::kF32;
   if (q.kind == Kind::kInt8TokenAsym) {
-    const float scale = (high - low) / 255.0f;
-    const float used = scale > kTiny ? scale : kTiny;
-    float zero = -128.0f - rintf(low / used);
+    const float span = high - low;
+    const float scale = exact ? span / 255.0f : round(round(span) / 255.0f);
+    // torchao's least scale under kEveryStep is the dtype's smallest normal number: 2^-126, but
+    // 2^-14 in f16, where 2^-126 rounds to zero.
+    const float least = q.rounding != Rounding::kEveryStep ? kTiny
+                        : round(0x1p-126f) > 0.0f          ? 0x1p-126f
+                                                           : 0x1p-14f;
+    const float used = scale > least ? scale : least;
+    float zero = -128.0f - rintf(exact ? low / used : round(low / used));
     zero = zero < -128.0f ? -128.0f : zero > 127.0f ? 127.0f : zero;
     return {used, zero};
   }
-  const float divisor = IsFp8(q.kind) ? 448.0f : 127.5f;
-  if (q.rounding == ActivationQuant::Rounding::kF32) return {high / divisor, 0.0f};
-  const float scale = round(high / divisor);
-  if (q.rounding == ActivationQuant::Rounding::kScale && scale < kTiny) return {kTiny, 0.0f};
-  return {scale, 0.0f};
+  const float scale = high / (IsFp8(q.kind) ? 448.0f : 127.5f);
+  if (exact) return {scale, 0.0f};
+  const float rounded = round(scale);
+  const bool has_least = q.rounding == Rounding::kScale && !IsFp8(q.kind);
+  return {has_least && rounded < kTiny ? kTiny : rounded, 0.0f};
 }
 
 /// The code of x, as a float: an integer -128..127, or an e4m3 value.
@@ -112,7 +121,14 @@ QUANTD_HOST_DEVICE inline float ActivationCode(const ActivationQuant& q, const A
     const float value = x / s.scale;
     return E4M3Codec::Decode(E4M3Codec::Encode(every_step ? round(value) : value));
   }
-  float code = rintf(every_step ? round(x / s.scale) : x * (1.0f / s.scale)) + s.zero_point;
+  const bool asymmetric = q.kind == ActivationQuant::Kind::kInt8TokenAsym;
+  float code;
+  if (every_step && !asymmetric) {
+    code = rintf(round(round(x / s.scale) + s.zero_point));  // the sum is rounded twice
+  } else {
+    code =
+        rintf(every_step ? round(x * round(1.0f / s.scale)) : x * (1.0f / s.scale)) + s.zero_point;
+  }
   // Written so that a NaN stays one.
   return code < -128.0f ? -128.0f : code > 127.0f ? 127.0f : code;
 }

@@ -7,32 +7,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <span>
+
+#include "kernels/quant/read_row.h"
 
 namespace quantd {
 namespace {
 
 /// bitsandbytes divides by the block's largest magnitude clamped to this.
 constexpr float kSmallestAbsmax = 1e-38f;
-
-void ToFloats(const float* from, std::span<float> to) {
-  std::memcpy(to.data(), from, to.size_bytes());
-}
-template <typename T>
-void ToFloats(const T* from, std::span<float> to) {
-  for (size_t i = 0; i < to.size(); ++i) to[i] = static_cast<float>(from[i]);
-}
-
-/// Columns [col, col + to.size()) of row `row` as f32.
-void ReadRow(const TensorView& w, int64_t row, int64_t col, std::span<float> to) {
-  switch (w.dtype) {
-    case DType::kF32: return ToFloats(w.Row<const float>(row) + col, to);
-    case DType::kF16: return ToFloats(w.Row<const F16>(row) + col, to);
-    case DType::kBF16: return ToFloats(w.Row<const BF16>(row) + col, to);
-    default: break;
-  }
-  QUANTD_CHECK(false, "cannot quantize {}", ToString(w.dtype));
-}
 
 /// Elements [first, first + to.size()) of the flattened row-major matrix as f32.
 void ReadFlat(const TensorView& w, int64_t first, std::span<float> to) {
@@ -43,17 +25,6 @@ void ReadFlat(const TensorView& w, int64_t first, std::span<float> to) {
     to = to.subspan(run);
     col = 0;
   }
-}
-
-float LargestMagnitude(std::span<const float> x) {
-  // Four chains: a maximum takes four cycles, and each waits for the one before.
-  float m[4] = {};
-  size_t i = 0;
-  for (; i + 4 <= x.size(); i += 4) {
-    for (size_t j = 0; j < 4; ++j) m[j] = std::max(m[j], std::fabs(x[i + j]));
-  }
-  for (; i < x.size(); ++i) m[0] = std::max(m[0], std::fabs(x[i]));
-  return std::max(std::max(m[0], m[1]), std::max(m[2], m[3]));
 }
 
 /// Codec::Encode on [-1, 1] by table. [-1, 1] is cut into cells so narrow that none holds two

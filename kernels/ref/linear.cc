@@ -1,26 +1,27 @@
 // ref's Linear: sums over k in double, rounded once to y's dtype. One path for all weight formats
 // and activation quantizations (replace x, dequantize a row, dot it with every x), one for
-// LLM.int8.
+// LLM.int8, one for the integer products that torchao rounds twice.
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/quant/rounding.h"
 #include "kernels/ref/elements.h"
 #include "kernels/ref/ops.h"
 
 namespace quantd::ref {
 namespace {
 
+/// Of the elements that share a scale. std::max and min drop a NaN; it then shows as a NaN code.
 template <typename Round>
-void ReplaceGroup(const ActivationQuant& q, std::span<float> group, const Round& round) {
-  // std::max and min drop a NaN; it then shows as a NaN code.
+ActivationScale ScaleOf(const ActivationQuant& q, std::span<const float> group,
+                        const Round& round) {
   float low = 0.0f, high = 0.0f;
   const bool symmetric = q.kind != ActivationQuant::Kind::kInt8TokenAsym;
   for (const float v : group) {
     high = std::max(high, symmetric ? std::fabs(v) : v);
     low = std::min(low, v);
   }
-  const ActivationScale scale = ActivationScaleOf(q, low, high, round);
-  for (float& v : group) v = round(ActivationValue(scale, ActivationCode(q, scale, v, round)));
+  return ActivationScaleOf(q, low, high, round);
 }
 
 /// x [m, k] becomes what its codes stand for.
@@ -28,12 +29,51 @@ void ReplaceInput(const ActivationQuant& q, DType dtype, int64_t k, std::vector<
   const size_t columns = static_cast<size_t>(k);
   const size_t size =
       q.kind == ActivationQuant::Kind::kFp8Group ? static_cast<size_t>(q.group) : columns;
-  for (size_t row = 0; row < xs.size(); row += columns) {
-    for (size_t first = 0; first < columns; first += size) {
-      const std::span<float> group(xs.data() + row + first, std::min(size, columns - first));
-      if (dtype == DType::kBF16) ReplaceGroup(q, group, RoundToBF16());
-      if (dtype == DType::kF16) ReplaceGroup(q, group, RoundToF16());
-      if (dtype == DType::kF32) ReplaceGroup(q, group, RoundToF32());
+  WithRounding(dtype, [&](const auto& round) {
+    for (size_t row = 0; row < xs.size(); row += columns) {
+      for (size_t first = 0; first < columns; first += size) {
+        const std::span<float> group(xs.data() + row + first, std::min(size, columns - first));
+        const ActivationScale scale = ScaleOf(q, group, round);
+        for (float& v : group) {
+          v = round(ActivationValue(scale, ActivationCode(q, scale, v, round)));
+        }
+      }
+    }
+  });
+}
+
+/// True for what torchao computes as a product of integers, whose scales it applies one by one.
+bool IsIntegerProduct(const QuantFormat& w, const ActivationQuant& q) {
+  return q.reference && q.kind == ActivationQuant::Kind::kInt8Token &&
+         q.rounding == ActivationQuant::Rounding::kScale && w.codec == Codec::kInt8 &&
+         w.block.kind == BlockShape::Kind::kRow && w.scale == ScaleType::kF32 &&
+         w.zero == ZeroType::kNone;
+}
+
+/// y = round(sum of codes * s_x) * s_w + bias, rounded again: torchao's Int8Tensor with
+/// act_quant_kwargs. The sums of codes are exact.
+void IntegerProduct(const RefPackedWeight& w, const ActivationQuant& activation,
+                    const TensorView& x, const float* bias, const TensorView& y) {
+  const size_t k = static_cast<size_t>(w.k());
+  std::vector<float> codes = ToFloats(x);  // [m, k]
+  std::vector<float> scales;               // [m]
+  WithRounding(x.dtype, [&](const auto& round) {
+    for (size_t row = 0; row < codes.size(); row += k) {
+      const std::span<float> xr(codes.data() + row, k);
+      const ActivationScale scale = ScaleOf(activation, xr, round);
+      for (float& v : xr) v = ActivationCode(activation, scale, v, round);
+      scales.push_back(scale.scale);
+    }
+  });
+  for (int64_t n = 0; n < w.n(); ++n) {
+    const std::span<const int8_t> row = w.Int8Row(n);
+    for (int64_t m = 0; m < x.rows; ++m) {
+      const float* xr = codes.data() + static_cast<size_t>(m) * k;
+      double sum = 0.0;
+      for (size_t c = 0; c < k; ++c) sum += double{xr[c]} * row[c];
+      const float scaled =
+          Rounded(x.dtype, static_cast<float>(sum) * scales[static_cast<size_t>(m)]);
+      Store(y, m, n, scaled * w.Int8Scale(n) + (bias == nullptr ? 0.0f : bias[n]));
     }
   }
 }
@@ -139,6 +179,8 @@ void Linear(const RefPackedWeight& w, const ActivationQuant& activation, const T
             const float* bias, const TensorView& y) {
   if (activation.kind == ActivationQuant::Kind::kInt8Outlier) {
     Int8Linear(w, activation, x, bias, y);
+  } else if (IsIntegerProduct(w.format(), activation)) {
+    IntegerProduct(w, activation, x, bias, y);
   } else {
     DequantizedLinear(w, activation, x, bias, y);
   }

@@ -51,7 +51,7 @@ class RefPackedWeight : public PackedWeight {
   /// Writes row `row` (of all segments) dequantized by its format's formula, each operation rounded
   /// to f32, columns in the input's order. [k]
   void DequantizeRow(int64_t row, std::span<float> out) const;
-  /// The int8 codes of a row and its SCB (LLM.int8 only).
+  /// The codes of a row and its scale as stored (LLM.int8: SCB): rows of int8 with f32 scales only.
   std::span<const int8_t> Int8Row(int64_t row) const;
   float Int8Scale(int64_t row) const;
 

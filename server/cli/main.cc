@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   quantd::Run run;
   for (const auto add :
        {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits, quantd::AddTokenize,
-        quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
+        quantd::AddInspect, quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
     add(app, &run);
   }
   try {

@@ -18,7 +18,7 @@ absl::Status RunProfiles(const std::string& name) {
   }
   for (const std::string& known : BuiltInProfiles()) {
     ASSIGN_OR_RETURN(const QuantProfile profile, LoadProfile(known));
-    fmt::print("{:<18} {}\n", known, profile.description);
+    fmt::print("{:<20} {}\n", known, profile.description);
   }
   return absl::OkStatus();
 }

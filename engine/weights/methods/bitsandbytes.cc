@@ -324,6 +324,7 @@ class BitsAndBytes : public Method {
  public:
   std::string_view name() const override { return "bitsandbytes"; }
   bool on_load() const override { return true; }
+  bool trainable_with_peft(const MethodOptions&) const override { return true; }
   std::string_view skip_key() const override { return "llm_int8_skip_modules"; }
   std::string_view compute_dtype_key(const MethodOptions& options) const override {
     return SettingsOf<BitsAndBytesSettings>(options).bits == 4 ? "bnb_4bit_compute_dtype" : "";

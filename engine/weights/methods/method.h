@@ -59,6 +59,13 @@ class Method {
     return "";
   }
 
+  /// True when transformers lets PEFT train adapters over such weights: is_trainable of its
+  /// quantizer, version 5.23.
+  virtual bool trainable_with_peft(const MethodOptions& options) const {
+    (void)options;
+    return false;
+  }
+
   // ---- checkpoints that another program has quantized
 
   /// True when the checkpoint's tensors of the module are stored this way. Decided from tensors,
@@ -135,5 +142,12 @@ absl::Status RefuseMethod(std::string_view quant_method);
 // The entries of the registry, one file each.
 const Method& NoneMethod();
 const Method& BitsAndBytesMethod();
+const Method& GptqMethod();
+const Method& AwqMethod();
+const Method& AutoRoundMethod();
+const Method& HqqMethod();
+const Method& CompressedTensorsMethod();
+const Method& Fp8Method();
+const Method& TorchAoMethod();
 
 }  // namespace quantd

@@ -8,6 +8,13 @@ std::span<const Method* const> Methods() {
   static const Method* const kMethods[] = {
       &NoneMethod(),
       &BitsAndBytesMethod(),
+      &GptqMethod(),
+      &AwqMethod(),
+      &AutoRoundMethod(),
+      &HqqMethod(),
+      &CompressedTensorsMethod(),
+      &Fp8Method(),
+      &TorchAoMethod(),
   };
   return kMethods;
 }

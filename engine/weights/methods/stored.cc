@@ -70,6 +70,13 @@ absl::StatusOr<std::vector<float>> FiniteFloats(const Checkpoint& checkpoint,
   return values;
 }
 
+absl::Status CheckE4M3(const std::vector<uint8_t>& codes, const std::string& name) {
+  const auto bad =
+      std::find_if(codes.begin(), codes.end(), [](uint8_t code) { return (code & 0x7f) == 0x7f; });
+  if (bad == codes.end()) return absl::OkStatus();
+  return DataLoss("tensor {}: element {} is NaN (0x{:02x})", name, bad - codes.begin(), *bad);
+}
+
 absl::Status CheckNotNegative(const std::vector<float>& values, const std::string& name) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] < 0) {

@@ -37,6 +37,9 @@ absl::StatusOr<const StoredTensor*> RequireTensor(const Checkpoint& checkpoint,
 absl::StatusOr<std::vector<float>> FiniteFloats(const Checkpoint& checkpoint,
                                                 const std::string& name);
 
+/// DATA_LOSS naming the first code of an F8_E4M3 tensor that is NaN, which no writer makes.
+absl::Status CheckE4M3(const std::vector<uint8_t>& codes, const std::string& name);
+
 /// DATA_LOSS naming the first element that is negative.
 absl::Status CheckNotNegative(const std::vector<float>& values, const std::string& name);
 

@@ -267,13 +267,13 @@ void CopyFixture(const std::string& name, const std::filesystem::path& dir) {
     std::filesystem::copy_file(kModels / name / file, dir / file);
 }
 
-const std::string kUp = "model.layers.1.mlp.up_proj";
+const std::string kProj = "model.layers.0.self_attn.q_proj";
 
 // Changes the JSON of a quant_state without changing its length.
 std::function<void(const std::filesystem::path&)> State(const std::string& from,
                                                         const std::string& to) {
   return Tensors([=](OwnedTensors& t) {
-    OwnedTensor& state = t.at(kUp + ".weight.quant_state.bitsandbytes__nf4");
+    OwnedTensor& state = t.at(kProj + ".weight.quant_state.bitsandbytes__nf4");
     const size_t at = state.bytes.find(from);
     ASSERT_NE(at, std::string::npos) << from;
     state.bytes.replace(at, from.size(), to);
@@ -282,7 +282,7 @@ std::function<void(const std::filesystem::path&)> State(const std::string& from,
 }
 
 TEST(LoadModel, RefusesBroken4BitCheckpoints) {
-  const std::string w = kUp + ".weight";
+  const std::string w = kProj + ".weight";
   const std::string state = w + ".quant_state.bitsandbytes__nf4";
   const auto float_at = [](OwnedTensor& t, size_t i, float v) {
     std::memcpy(t.bytes.data() + 4 * i, &v, 4);
@@ -310,13 +310,13 @@ TEST(LoadModel, RefusesBroken4BitCheckpoints) {
          t.at(w).shape[0] -= 1;
        }),
        kLoss,
-       {w, "takes 65536"}},
+       {w, "takes 16384"}},
       {"few nested scales",
        Tensors([=](OwnedTensors& t) {
          t.at(w + ".nested_absmax") = FloatTensor({1, 2, 3}, {3}, DType::kF32);
        }),
        kLoss,
-       {w + ".nested_absmax: F32 [3], expected F32 [8]"}},
+       {w + ".nested_absmax: F32 [3], expected F32 [2]"}},
       {"negative scale",
        Tensors([=](OwnedTensors& t) { float_at(t.at(w + ".nested_absmax"), 1, -1.0f); }),
        kLoss,
@@ -351,9 +351,9 @@ TEST(LoadModel, RefusesBroken4BitCheckpoints) {
        kLoss,
        {"blocksize is 0, not a power of two"}},
       {"shape",
-       State("[512, 256]", "[256, 512]"),
+       State("[256, 128]", "[128, 256]"),
        kLoss,
-       {"shape is [256,512], config.json says [512, 256]"}},
+       {"shape is [128,256], config.json says [256, 128]"}},
       {"nested block",
        State("\"nested_blocksize\": 256", "\"nested_blocksize\": 128"),
        kNotSupported,
@@ -384,33 +384,33 @@ TEST(LoadModel, RefusesBroken8BitCheckpoints) {
   const std::vector<Broken> table = {
       {"codes of another shape",
        Tensors([](OwnedTensors& t) {
-         t.at(kUp + ".weight").shape = {256, 512};
+         t.at(kProj + ".weight").shape = {128, 256};
        }),
        kLoss,
-       {kUp + ".weight: I8 [256, 512], expected I8 [512, 256]"}},
+       {kProj + ".weight: I8 [128, 256], expected I8 [256, 128]"}},
       {"no scales",
-       Tensors([](OwnedTensors& t) { t.erase(kUp + ".SCB"); }),
+       Tensors([](OwnedTensors& t) { t.erase(kProj + ".SCB"); }),
        kLoss,
-       {kUp + ".weight: dtype I8"}},
+       {kProj + ".weight: dtype I8"}},
       {"few scales",
-       Tensors([](OwnedTensors& t) { t.at(kUp + ".SCB") = FloatTensor({1}, {1}, DType::kF32); }),
+       Tensors([](OwnedTensors& t) { t.at(kProj + ".SCB") = FloatTensor({1}, {1}, DType::kF32); }),
        kLoss,
-       {kUp + ".SCB: F32 [1], expected F32 [512]"}},
+       {kProj + ".SCB: F32 [1], expected F32 [256]"}},
       {"infinite scale",
        Tensors([](OwnedTensors& t) {
          const float inf = INFINITY;
-         std::memcpy(t.at(kUp + ".SCB").bytes.data(), &inf, 4);
+         std::memcpy(t.at(kProj + ".SCB").bytes.data(), &inf, 4);
        }),
        kLoss,
-       {kUp + ".SCB: element 0 is inf"}},
+       {kProj + ".SCB: element 0 is inf"}},
       {"code -128",
-       Tensors([](OwnedTensors& t) { t.at(kUp + ".weight").bytes[9] = '\x80'; }),
+       Tensors([](OwnedTensors& t) { t.at(kProj + ".weight").bytes[9] = '\x80'; }),
        kLoss,
        {"a code is -128"}},
       {"other row order",
-       Tensors([](OwnedTensors& t) { t.at(kUp + ".weight_format").bytes[0] = 1; }),
+       Tensors([](OwnedTensors& t) { t.at(kProj + ".weight_format").bytes[0] = 1; }),
        kNotSupported,
-       {kUp + ".weight_format: 1 is not supported; supported: 0"}},
+       {kProj + ".weight_format: 1 is not supported; supported: 0"}},
       {"fp16 weights kept",
        Config("\"llm_int8_has_fp16_weight\": false", "\"llm_int8_has_fp16_weight\": true"),
        kNotSupported,

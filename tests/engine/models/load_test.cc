@@ -61,6 +61,15 @@ int64_t ExpectedBytes(const DecoderSpec& s, const std::string& profile) {
       one = elements / 2 + elements / 64 + (elements / 64 + 255) / 256 * 4 + 256 * 4 + 4;
     }
     if (profile == "int8" || profile == "int8-no-outliers") one = elements + w.n * 4;
+    if (profile == "torchao-int4") one = elements / 2 + w.n * ((w.k + 127) / 128) * 4;
+    if (profile == "torchao-int8" || profile == "torchao-int8-dynamic" ||
+        profile == "torchao-fp8-dynamic") {
+      one = elements + w.n * 4;
+    }
+    if (profile == "hqq8") one = elements + elements / 64 * 4;
+    if (profile == "hqq4" || profile == "hqq3") one = elements / 2 + elements / 64 * 4;
+    if (profile == "hqq2") one = elements / 4 + elements / 32 * 4;
+    if (profile == "fp8") one = elements + ((w.n + 127) / 128) * ((w.k + 127) / 128) * 4;
     bytes += s.num_layers * one;
   }
   return bytes;
@@ -149,7 +158,7 @@ TEST(LoadModel, ReportsWhatACheckpointIsWhenNoProfileIsGiven) {
   EXPECT_EQ(loaded->report.groups[0].modules, 2);
   EXPECT_EQ(loaded->report.groups[1].method, "bitsandbytes_4bit");
   EXPECT_EQ(loaded->report.groups[1].format, "nf4.flat64.nested");
-  EXPECT_EQ(loaded->report.groups[1].modules, 14);
+  EXPECT_EQ(loaded->report.groups[1].modules, 7);
   EXPECT_THAT(loaded->report.effective_profile, HasSubstr("bnb_4bit_use_double_quant: true"));
 }
 

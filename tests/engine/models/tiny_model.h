@@ -94,13 +94,14 @@ inline OwnedTensor FloatTensor(const std::vector<float>& values, std::vector<int
   return t;
 }
 
-inline void WriteTensors(const std::filesystem::path& file, const OwnedTensors& tensors) {
+inline void WriteTensors(const std::filesystem::path& file, const OwnedTensors& tensors,
+                         const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
   std::vector<NamedTensor> named;
   for (const auto& [name, t] : tensors) {
     named.push_back(
         {name, t.dtype, t.shape, std::as_bytes(std::span(t.bytes.data(), t.bytes.size()))});
   }
-  const absl::Status status = WriteSafetensors(file, named, {{"format", "pt"}});
+  const absl::Status status = WriteSafetensors(file, named, metadata);
   ASSERT_TRUE(status.ok()) << status;
 }
 

@@ -27,8 +27,10 @@ QuantProfile Parsed(const std::string& yaml) {
 
 TEST(Profile, EveryShippedProfileParsesAndRoundTrips) {
   const std::vector<std::string> names = BuiltInProfiles();
-  EXPECT_THAT(names, ::testing::ElementsAre("bf16", "fp16", "fp32", "fp4", "fp4-dq", "int8",
-                                            "int8-no-outliers", "nf4", "nf4-dq"));
+  EXPECT_THAT(names, ::testing::ElementsAre("bf16", "fp16", "fp32", "fp4", "fp4-dq", "fp8", "hqq2",
+                                            "hqq3", "hqq4", "hqq8", "int8", "int8-no-outliers",
+                                            "nf4", "nf4-dq", "torchao-fp8-dynamic", "torchao-int4",
+                                            "torchao-int8", "torchao-int8-dynamic"));
   std::vector<std::string> hashes;
   for (const std::string& name : names) {
     auto profile = LoadProfile(name);
@@ -313,7 +315,7 @@ TEST(Profile, DeeplyNestedYamlIsAnErrorNotACrash) {
 TEST(Profile, UnknownNamesListTheKnownOnes) {
   const auto profile = LoadProfile("nf5");
   EXPECT_TRUE(absl::IsNotFound(profile.status()));
-  EXPECT_THAT(Message(profile.status()), HasSubstr("known: bf16, fp16, fp32, fp4, fp4-dq, int8"));
+  EXPECT_THAT(Message(profile.status()), HasSubstr("known: bf16, fp16, fp32, fp4, fp4-dq, "));
   EXPECT_TRUE(absl::IsNotFound(LoadProfile("/nowhere/x.yaml").status()));
 }
 

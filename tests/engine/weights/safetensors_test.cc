@@ -294,9 +294,28 @@ TEST(Checkpoint, FollowsLinksToFilesAndRefusesWhatIsNotAFile) {
 
 TEST(Checkpoint, NamesWhatIsMissing) {
   TempDir dir;
-  EXPECT_TRUE(absl::IsNotFound(Checkpoint::Open(dir.path()).status()));
-  WriteFile(dir.path() / "pytorch_model.bin", "x");
-  EXPECT_THAT(Message(Checkpoint::Open(dir.path()).status()), HasSubstr("pickles can run code"));
+  EXPECT_TRUE(absl::IsNotFound(Checkpoint::Open(dir.path() / "gone").status()));
+  const auto message_with = [&](const char* file) {
+    if (*file != '\0') WriteFile(dir.path() / file, "x");
+    const absl::Status status = Checkpoint::Open(dir.path()).status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    if (*file != '\0') std::filesystem::remove(dir.path() / file);
+    return Message(status);
+  };
+  EXPECT_THAT(message_with(""),
+              ::testing::EndsWith(": neither model.safetensors nor model.safetensors.index.json"));
+  EXPECT_THAT(message_with("config.json"), ::testing::EndsWith("model.safetensors.index.json"));
+  for (const char* pickle : {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
+                             "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt"}) {
+    EXPECT_THAT(message_with(pickle),
+                HasSubstr(fmt::format("index.json; {} is not read, since a pickle can run code: "
+                                      "convert it with transformers, AutoModelForCausalLM",
+                                      pickle)));
+  }
+  EXPECT_THAT(message_with("llama-q4_0.gguf"),
+              HasSubstr("; llama-q4_0.gguf is not read: take the safetensors folder it was made"));
+  EXPECT_THAT(message_with("gptq_model-4bit-128g.safetensors"),
+              HasSubstr("; there is gptq_model-4bit-128g.safetensors: name it model.safetensors"));
 }
 
 }  // namespace

@@ -19,15 +19,15 @@ std::vector<uint8_t> ReadFile(const std::string& path) {
 
 }  // namespace
 
-FixtureTensors ReadFixture(const std::string& model) {
-  const std::vector<uint8_t> file =
-      ReadFile(std::string(QUANTD_TEST_DATA) + "/models/" + model + "/model.safetensors");
+FixtureTensors ReadFixture(const std::string& model, const std::string& file) {
+  const std::vector<uint8_t> bytes =
+      ReadFile(std::string(QUANTD_TEST_DATA) + "/models/" + model + "/" + file);
   uint64_t header_bytes = 0;
-  if (file.size() < sizeof(header_bytes)) return {};
-  std::memcpy(&header_bytes, file.data(), sizeof(header_bytes));
-  const uint8_t* data = file.data() + sizeof(header_bytes) + header_bytes;
+  if (bytes.size() < sizeof(header_bytes)) return {};
+  std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
+  const uint8_t* data = bytes.data() + sizeof(header_bytes) + header_bytes;
   FixtureTensors tensors;
-  const nlohmann::json header = nlohmann::json::parse(file.data() + sizeof(header_bytes), data);
+  const nlohmann::json header = nlohmann::json::parse(bytes.data() + sizeof(header_bytes), data);
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
     const auto offsets = entry["data_offsets"].get<std::vector<size_t>>();

@@ -23,9 +23,8 @@ struct FixtureTensor {
 
 using FixtureTensors = std::map<std::string, FixtureTensor>;
 
-/// The tensors of tests/data/models/<model>/model.safetensors; fails the test when it cannot be
-/// read.
-FixtureTensors ReadFixture(const std::string& model);
+/// The tensors of tests/data/models/<model>/<file>; fails the test when it cannot be read.
+FixtureTensors ReadFixture(const std::string& model, const std::string& file = "model.safetensors");
 
 /// The numbers of tests/data/bnb_dynamic_map.json.
 std::vector<float> ReadDynamicMapFixture();
