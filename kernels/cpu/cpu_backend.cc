@@ -61,10 +61,6 @@ class CpuBackend : public HostBackend {
                                                              std::vector<RowSegment> segments,
                                                              MemoryComponent component) override {
     RETURN_IF_ERROR(CheckCreatePacked(format, k, segments));
-    const bool known = IsPlain(format.codec) || format == QuantFormat::Int8Row() ||
-                       ((format.codec == Codec::kNf4 || format.codec == Codec::kFp4) &&
-                        format.block.kind == BlockShape::Kind::kFlat);
-    if (!known) return Unimplemented("no kernel for weights of format \"{}\"", format.ToString());
     return CpuPackedWeight::Create(format, k, std::move(segments), component, memory());
   }
 

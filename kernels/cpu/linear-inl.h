@@ -8,19 +8,6 @@
 // No include guard on purpose: the functions have internal linkage and each includer compiles its
 // own.
 
-#define QUANTD_UNROLL _Pragma("GCC unroll 16")
-
-/// What a micro-kernel reads: one tile of x against adjacent panels of one segment.
-struct TileArgs {
-  const LinearCall* call;
-  const PackedSegment* segment;
-  int64_t panel;         // in the segment
-  const uint8_t* x;      // the tile
-  int64_t row;           // of the tile's first row in the call
-  int64_t chunks;        // k / 8, padded
-  int64_t block_chunks;  // chunks of a scale block
-};
-
 // ---- storing outputs ----
 
 /// y[row, 16 columns of the panel] = v + bias, rounded once.
@@ -57,65 +44,10 @@ inline void StoreOutputs(const TileArgs& a, int64_t row, int64_t panel, F v) {
   }
 }
 
-// ---- scales ----
-
-/// Plain formats: blocks only bound the length of a chain of additions.
-struct NoScale {
-  void Start(const TileArgs&, int64_t) {}
-  F Apply(F acc, F master) { return Add(master, acc); }
-  void Next(int64_t) {}
-};
-
-struct F32Scale {
-  const float* scales;
-  F scale;
-  void Start(const TileArgs& a, int64_t panel) {
-    scales = a.segment->scales + panel * (a.chunks / a.block_chunks) * kPanelRows;
-  }
-  void Next(int64_t block) { scale = LoadF(scales + block * kPanelRows); }
-  F Apply(F acc, F master) { return Fma(scale, acc, master); }
-};
-
-/// scale = map[code] * absmax[flat block / 256] + offset. A row's flat blocks are adjacent, so the
-/// statistic of a lane changes once in 256 blocks: it is kept, and gathered again only when it
-/// changes.
-struct NestedScale {
-  const PackedSegment* segment;
-  const uint8_t* codes;
-  I first;  // flat index of each lane's first block
-  I group;  // whose statistic absmax holds
-  F absmax;
-  F scale;
-  void Start(const TileArgs& a, int64_t panel) {
-    segment = a.segment;
-    const int64_t blocks = a.chunks / a.block_chunks;
-    codes = segment->nested_codes + panel * blocks * kPanelRows;
-    alignas(64) int32_t lanes[kPanelRows];
-    for (int64_t r = 0; r < kPanelRows; ++r) {
-      const int64_t row = panel * kPanelRows + r;
-      lanes[r] = static_cast<int32_t>((row < segment->rows ? row : segment->rows - 1) * blocks);
-    }
-    first = LoadI(lanes);
-    group = ShrSigned<8>(first);
-    absmax = Gather(segment->nested_absmax, group);
-  }
-  void Next(int64_t block) {
-    const int32_t b = static_cast<int32_t>(block);
-    const I now = ShrSigned<8>(AddI(first, BroadcastI(&b)));
-    if (!AllEqual(now, group)) {
-      group = now;
-      absmax = Gather(segment->nested_absmax, group);
-    }
-    const F value = Gather(segment->nested_map, LoadU8(codes + block * kPanelRows));
-    scale = Add(Mul(value, absmax), Broadcast(&segment->nested_offset));
-  }
-  F Apply(F acc, F master) { return Fma(scale, acc, master); }
-};
-
-// ---- decoding eight columns ----
-// A Decoder knows the bytes of one 8-column chunk of a panel: Weight<j> is the vector of step j
-// (one column, or a pair), in ascending order of columns, and Multiply adds it times x, which has
-// four bytes a row for each step.
+// ---- decoding a chunk of columns ----
+// A Decoder knows the bytes of one chunk of a panel: Weight<j> is the vector of step j (one column,
+// or a pair), in ascending order of columns, and Multiply adds it times x, which has four bytes a
+// row for each step.
 
 template <int MR, int NR>
 inline void MultiplyF32(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
@@ -128,22 +60,33 @@ inline void MultiplyF32(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
   }
 }
 
-struct Table4F32 {
-  static constexpr int kChunkBytes = 64;
-  static constexpr int kSteps = 8;
-  Table table;
-  explicit Table4F32(const LinearCall& call) : table(MakeTable(call.table)) {}
-  template <int kStep>
-  F Weight(const uint8_t* chunk) const {
-    return Lookup<(kStep % 2) * 16 + (kStep / 2) * 4>(table, LoadI(chunk));
-  }
+/// Multiply of the decoders to f32.
+struct F32Decoder {
   template <int MR, int NR>
   static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
     MultiplyF32<MR, NR>(w, x, acc);
   }
 };
 
-struct BF16ToF32 {
+/// Codes of kBits bits, 2 or 4.
+template <int kBits>
+struct TableF32 : F32Decoder {
+  static constexpr int kChunkBytes = 64;
+  static constexpr int kSteps = 32 / kBits;
+  Table table;
+  explicit TableF32(const LinearCall& call) : table(MakeTable(call.table)) {}
+  template <int kStep>
+  F Weight(const uint8_t* chunk) const {
+    constexpr int kShift = kStep % 2 * 16 + kStep / 2 * kBits;
+    if constexpr (kBits == 2) {
+      return Lookup4<kShift>(table, LoadI(chunk));
+    } else {
+      return Lookup<kShift>(table, LoadI(chunk));
+    }
+  }
+};
+
+struct BF16ToF32 : F32Decoder {
   static constexpr int kChunkBytes = 256;
   static constexpr int kSteps = 8;
   explicit BF16ToF32(const LinearCall&) {}
@@ -152,13 +95,9 @@ struct BF16ToF32 {
     const I v = LoadI(chunk + kStep / 2 * 64);
     return kStep % 2 == 0 ? EvenBF16(v) : OddBF16(v);
   }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyF32<MR, NR>(w, x, acc);
-  }
 };
 
-struct F16ToF32 {
+struct F16ToF32 : F32Decoder {
   static constexpr int kChunkBytes = 256;
   static constexpr int kSteps = 8;
   explicit F16ToF32(const LinearCall&) {}
@@ -166,13 +105,9 @@ struct F16ToF32 {
   F Weight(const uint8_t* chunk) const {
     return LoadF16(chunk + kStep * 32);
   }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyF32<MR, NR>(w, x, acc);
-  }
 };
 
-struct F32ToF32 {
+struct F32ToF32 : F32Decoder {
   static constexpr int kChunkBytes = 512;
   static constexpr int kSteps = 8;
   explicit F32ToF32(const LinearCall&) {}
@@ -180,13 +115,9 @@ struct F32ToF32 {
   F Weight(const uint8_t* chunk) const {
     return LoadF(reinterpret_cast<const float*>(chunk) + kStep * kPanelRows);
   }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyF32<MR, NR>(w, x, acc);
-  }
 };
 
-struct Int8ToF32 {
+struct Int8ToF32 : F32Decoder {
   static constexpr int kChunkBytes = 128;
   static constexpr int kSteps = 8;
   explicit Int8ToF32(const LinearCall&) {}
@@ -194,9 +125,16 @@ struct Int8ToF32 {
   F Weight(const uint8_t* chunk) const {
     return ToFloat(ShrSigned<24>(Shl<24 - kStep % 4 * 8>(LoadI(chunk + kStep / 4 * 64))));
   }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyF32<MR, NR>(w, x, acc);
+};
+
+struct E4M3ToF32 : F32Decoder {
+  static constexpr int kChunkBytes = 128;
+  static constexpr int kSteps = 8;
+  explicit E4M3ToF32(const LinearCall&) {}
+  template <int kStep>
+  F Weight(const uint8_t* chunk) const {
+    constexpr int kByte = kStep % 4 == 1 ? 2 : kStep % 4 == 2 ? 1 : kStep % 4;
+    return FromE4M3(Shl<24 - kByte * 8>(LoadI(chunk + kStep / 4 * 64)));
   }
 };
 
@@ -213,13 +151,23 @@ inline void MultiplyPairs(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) 
   }
 }
 
-/// Pairs of columns: a word of the chunk shifted by 4j has the code of one bf16 weight in its low
-/// bits. The 32-entry lookup holds the table twice, so that the fifth index bit needs no masking.
-struct Table4Pairs {
+/// Multiply of the decoders to pairs of bf16.
+struct PairsDecoder {
+  template <int MR, int NR>
+  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
+    MultiplyPairs<MR, NR>(w, x, acc);
+  }
+};
+
+/// Pairs of columns: a word of the chunk shifted by kBits * j has the code of one bf16 weight in
+/// its low bits. The lookup has 32 entries and repeats the table, so that the index needs no
+/// masking.
+template <int kBits>
+struct TablePairs : PairsDecoder {
   static constexpr int kChunkBytes = 64;
-  static constexpr int kSteps = 4;
+  static constexpr int kSteps = 16 / kBits;
   I table;
-  explicit Table4Pairs(const LinearCall& call) {
+  explicit TablePairs(const LinearCall& call) {
     alignas(64) uint16_t words[32];
     for (int i = 0; i < 32; ++i) words[i] = BF16(call.table[i % 16]).bits;
     table = LoadI(words);
@@ -227,15 +175,11 @@ struct Table4Pairs {
   template <int kStep>
   F Weight(const uint8_t* chunk) const {
     return _mm512_castsi512_ps(
-        _mm512_permutexvar_epi16(_mm512_srli_epi16(LoadI(chunk), kStep * 4), table));
-  }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyPairs<MR, NR>(w, x, acc);
+        _mm512_permutexvar_epi16(_mm512_srli_epi16(LoadI(chunk), kStep * kBits), table));
   }
 };
 
-struct BF16Pairs {
+struct BF16Pairs : PairsDecoder {
   static constexpr int kChunkBytes = 256;
   static constexpr int kSteps = 4;
   explicit BF16Pairs(const LinearCall&) {}
@@ -243,21 +187,60 @@ struct BF16Pairs {
   F Weight(const uint8_t* chunk) const {
     return LoadF(reinterpret_cast<const float*>(chunk + kStep * 64));
   }
-  template <int MR, int NR>
-  static void Multiply(const F (&w)[NR], const uint8_t* x, F (&acc)[NR][MR]) {
-    MultiplyPairs<MR, NR>(w, x, acc);
+};
+
+/// The magnitudes of e4m3 by code as bf16, which holds them exactly. (That of 0x7f, a NaN, is never
+/// looked up.)
+struct E4M3Magnitudes {
+  alignas(64) uint16_t bits[128];
+};
+constexpr E4M3Magnitudes MakeE4M3Magnitudes() {
+  E4M3Magnitudes m{};
+  for (int code = 0; code < 128; ++code) {
+    float value = static_cast<float>(code < 8 ? code : 8 + code % 8) * 0x1p-9f;
+    for (int exponent = 1; exponent < code / 8; ++exponent) value *= 2.0f;
+    m.bits[code] = static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+  }
+  return m;
+}
+inline constexpr E4M3Magnitudes kE4M3Magnitudes = MakeE4M3Magnitudes();
+
+/// Looked up, not computed: a bf16 dot product takes subnormals for zeros, so no exponent can be
+/// corrected afterwards.
+struct E4M3Pairs : PairsDecoder {
+  static constexpr int kChunkBytes = 128;
+  static constexpr int kSteps = 4;
+  I table[4];
+  explicit E4M3Pairs(const LinearCall&) {
+    for (int i = 0; i < 4; ++i) table[i] = LoadI(kE4M3Magnitudes.bits + i * 32);
+  }
+  template <int kStep>
+  F Weight(const uint8_t* chunk) const {
+    I codes = LoadI(chunk + kStep / 2 * 64);  // in the low byte of each word
+    if constexpr (kStep % 2 == 1) codes = _mm512_srli_epi16(codes, 8);
+    const I low = _mm512_permutex2var_epi16(table[0], codes, table[1]);
+    const I high = _mm512_permutex2var_epi16(table[2], codes, table[3]);
+    const __mmask32 is_high = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(0x40));
+    const I magnitude = _mm512_mask_mov_epi16(low, is_high, high);
+    constexpr int kOrAnd = 0xf8;  // a | (b & c)
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(codes, 8),
+                                  _mm512_set1_epi16(static_cast<int16_t>(0x8000)), kOrAnd));
   }
 };
 #endif  // QUANTD_BF16_DOT
 
-template <class Decoder, int MR, int NR, int kStep>
-inline void OneStep(const Decoder& d, const uint8_t* const (&w)[NR], int64_t offset,
-                    const uint8_t* x, F (&acc)[NR][MR]) {
+/// One chunk: acc += weights * x, step by step.
+template <class Decoder, int MR, int NR, int kStep = 0>
+inline __attribute__((always_inline)) void Steps(const Decoder& d, const uint8_t* const (&w)[NR],
+                                                 int64_t offset, const uint8_t* x,
+                                                 F (&acc)[NR][MR]) {
   if constexpr (kStep < Decoder::kSteps) {
     F weights[NR];
     QUANTD_UNROLL
     for (int p = 0; p < NR; ++p) weights[p] = d.template Weight<kStep>(w[p] + offset);
     Decoder::template Multiply<MR, NR>(weights, x + kStep * MR * 4, acc);
+    Steps<Decoder, MR, NR, kStep + 1>(d, w, offset, x, acc);
   }
 }
 
@@ -278,50 +261,38 @@ void FloatTile(const TileArgs& a) {
     QUANTD_UNROLL
     for (int r = 0; r < MR; ++r) master[p][r] = Zero();
   }
-  Scale scales[NR];
-  QUANTD_UNROLL
-  for (int p = 0; p < NR; ++p) scales[p].Start(a, a.panel + p);
+  Scale scales(a);
+  const float* sums = a.sums;
   int64_t offset = 0;
   int64_t block = 0;
   for (int64_t chunk = 0; chunk < a.chunks; ++block) {
-    F acc[NR][MR];
-    QUANTD_UNROLL
-    for (int p = 0; p < NR; ++p) {
+    const int64_t block_end = chunk + a.block_chunks < a.chunks ? chunk + a.block_chunks : a.chunks;
+    scales.Next(block);
+    while (chunk < block_end) {
+      F acc[NR][MR];
       QUANTD_UNROLL
-      for (int r = 0; r < MR; ++r) acc[p][r] = Zero();
-    }
-    const int64_t end = chunk + a.block_chunks < a.chunks ? chunk + a.block_chunks : a.chunks;
-    for (; chunk < end; ++chunk) {
-      OneStep<Decoder, MR, NR, 0>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 1>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 2>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 3>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 4>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 5>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 6>(decoder, w, offset, x, acc);
-      OneStep<Decoder, MR, NR, 7>(decoder, w, offset, x, acc);
-      offset += Decoder::kChunkBytes;
-      x += Decoder::kSteps * MR * 4;  // four bytes a row and step in every layout
-    }
-    QUANTD_UNROLL
-    for (int p = 0; p < NR; ++p) {
-      scales[p].Next(block);
-      QUANTD_UNROLL
-      for (int r = 0; r < MR; ++r) {
-        master[p][r] = scales[p].Apply(acc[p][r], master[p][r]);
+      for (int p = 0; p < NR; ++p) {
+        QUANTD_UNROLL
+        for (int r = 0; r < MR; ++r) acc[p][r] = Zero();
       }
+      const int64_t end = chunk + a.piece_chunks < block_end ? chunk + a.piece_chunks : block_end;
+      for (; chunk < end; ++chunk) {
+        Steps<Decoder, MR, NR>(decoder, w, offset, x, acc);
+        offset += Decoder::kChunkBytes;
+        x += Decoder::kSteps * MR * 4;  // four bytes a row and step in every layout
+      }
+      QUANTD_UNROLL
+      for (int p = 0; p < NR; ++p) {
+        QUANTD_UNROLL
+        for (int r = 0; r < MR; ++r) {
+          master[p][r] = scales.Apply(p, acc[p][r], sums, r, master[p][r]);
+        }
+      }
+      if constexpr (Scale::kOffsets) sums += MR;
     }
   }
   for (int p = 0; p < NR; ++p) {
     QUANTD_UNROLL
-    for (int r = 0; r < MR; ++r) {
-      F v = master[p][r];
-      if constexpr (__is_same(Decoder,
-                              Int8ToF32)) {  // one scale a row: applied to the finished sum
-        const F step = Broadcast(&kInt8Step);
-        v = Mul(v, Mul(LoadF(a.segment->scales + (a.panel + p) * kPanelRows), step));
-      }
-      StoreOutputs(a, a.row + r, a.panel + p, v);
-    }
+    for (int r = 0; r < MR; ++r) StoreOutputs(a, a.row + r, a.panel + p, master[p][r]);
   }
 }

@@ -4,10 +4,12 @@
 // Idea. A micro-kernel owns MR rows of x times NR panels of 16 outputs and walks all of k, decoding
 // each weight vector in registers and using it for its MR rows. Work is split over panels only, so
 // a weight is read once a call whatever the number of rows. Order. Every output is the sum, over
-// blocks of columns in ascending order, of scale * (sum over the block's columns in ascending
-// order), in f32. MR, NR, threads and chunks never enter, so a row's result does not depend on its
-// neighbours. Bytes per weight: the format's own (nf4 0.5 + scales). Expected bound: memory
-// bandwidth up to about 4 rows, arithmetic beyond.
+// pieces of columns in ascending order, of scale * (sum over the piece's columns in ascending
+// order), in f32. A piece is a scale block, or a part of one that is long. MR, NR, threads and
+// chunks never enter, so a row's result does not depend on its neighbours. Zero points: w = scale *
+// code + offset, so a piece adds offset * (sum of its x), a sum that is made once a call. Bytes per
+// weight: the format's own (nf4 0.5 + scales). Expected bound: memory bandwidth up to about 4 rows,
+// arithmetic beyond.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +23,25 @@ namespace quantd {
 /// Most rows of x one micro-kernel call takes on any instruction set.
 inline constexpr int kMaxRowsPerTile = 8;
 
+/// How a weight is decoded and multiplied. Pairs: bf16 dot products; others: f32.
 enum class LinearPath : uint8_t {
-  kTable4Pairs,  // 4-bit codes to bf16 pairs, bf16 dot products
-  kTable4F32,    // 4-bit codes to f32
-  kTable4Flat,   // 4-bit codes whose scale blocks cross rows, f32
-  kBF16Pairs,    // bf16 dot products
+  kTable4Pairs,  // 4-bit codes
+  kTable4F32,
+  kTable2Pairs,  // 2-bit codes
+  kTable2F32,
+  kE4M3Pairs,
+  kE4M3F32,
+  kInt8F32,  // int8 and uint8 weights
+  kBF16Pairs,
   kBF16F32,
   kF16F32,
   kF32F32,
-  kInt8F32,   // int8 weights, floating-point activations
+  kTable4Elements,  // each weight scaled as it is decoded: blocks that cross rows
+  kTable2Elements,
+  kE4M3Elements,
+  kInt8Elements,
   kInt8Int8,  // int8 weights and activations, int32 sums
 };
-inline constexpr int kNumLinearPaths = 9;
 
 /// How x is laid out for a path: tiles of at most kMaxRowsPerTile rows, k outermost inside a tile.
 enum class XLayout : uint8_t {
@@ -53,9 +62,10 @@ constexpr int64_t XBytes(XLayout layout) {
   return 0;
 }
 
-/// LLM.int8's view of the activations, rows in call order.
+/// int8 activations, rows in call order. The outliers are LLM.int8's.
 struct Int8Activations {
-  const float* row_scales = nullptr;   // [m] largest magnitude of the row's non-outliers
+  const float* row_scales = nullptr;   // [m]
+  const int32_t* row_zeros = nullptr;  // [m] x = (code - zero) * scale
   const uint64_t* outliers = nullptr;  // bit masks over columns, mask_words a row
   int64_t mask_words = 0;
   bool shared_mask = false;              // one mask for all rows (OutlierScope::kCall)
@@ -66,16 +76,25 @@ struct Int8Activations {
 struct LinearCall {
   const CpuPackedWeight* weight = nullptr;
   LinearPath path = LinearPath::kF32F32;
-  const float* table = nullptr;  // [16] values of a 4-bit codec
+  const float* table = nullptr;  // [16] values of a 4-bit code, or of a 2-bit code four times over
   const uint8_t* x = nullptr;    // packed activations
+  const float* sums = nullptr;   // of the columns of x, for zero points: tiles of [pieces][rows]
   int64_t m = 0;
   int64_t rows_per_tile = 1;  // tile t holds rows [t * rows_per_tile, ...)
   int64_t tile_bytes = 0;     // of a full tile
-  TensorView x_plain;         // as given, for outliers
+  int64_t pieces = 0;         // of a row
+  /// ActivationQuant::reference: weights, or sums of integers times the scale of x, are rounded to
+  /// the dtype of x.
+  bool rounds_steps = false;
+  TensorView x_plain;  // as given, for outliers
   Int8Activations int8;
   const float* bias = nullptr;  // [n]
   TensorView y;
 };
+
+/// Columns of a piece of a long scale block, and of plain weights: bounds a chain of additions.
+inline constexpr int64_t kScaledPiece = 128;
+inline constexpr int64_t kPlainPiece = 64;
 
 /// The kernels of one instruction set.
 struct LinearKernels {
@@ -88,6 +107,9 @@ struct LinearKernels {
   /// zeros.
   void (*pack_floats)(const TensorView& x, int64_t row, int64_t rows, XLayout layout,
                       int64_t padded_k, uint8_t* tile);
+  /// Sums of the columns of each piece of rows [row, row + rows) of x, [pieces][rows], for weights
+  /// whose scale blocks have `block` columns.
+  void (*sum_columns)(const TensorView& x, int64_t row, int64_t rows, int64_t block, float* sums);
 };
 
 const LinearKernels& LinearKernelsAvx2();

@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/quant/codecs.h"
 #include "kernels/quant/float_types.h"
 
 #pragma GCC push_options
@@ -35,7 +36,9 @@ inline I MultiplyAddPairs(I a, I b) {
 
 // The order of these matters.
 // clang-format off
+#include "kernels/cpu/linear_scales-inl.h"
 #include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/linear_elements-inl.h"
 #include "kernels/cpu/linear_int8-inl.h"
 #include "kernels/cpu/linear_run-inl.h"
 // clang-format on
@@ -43,7 +46,8 @@ inline I MultiplyAddPairs(I a, I b) {
 }  // namespace
 
 const LinearKernels& LinearKernelsAvx2() {
-  static constexpr LinearKernels kKernels = {kMaxRows, false, XLayout::kI16Quads, Run, PackFloats};
+  static constexpr LinearKernels kKernels = {kMaxRows, false,      XLayout::kI16Quads,
+                                             Run,      PackFloats, SumColumns};
   return kKernels;
 }
 

@@ -12,6 +12,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/quant/codecs.h"
 #include "kernels/quant/float_types.h"
 
 #define QUANTD_INT8_DOT
@@ -32,7 +33,9 @@ constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : 2; }
 
 // The order of these matters.
 // clang-format off
+#include "kernels/cpu/linear_scales-inl.h"
 #include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/linear_elements-inl.h"
 #include "kernels/cpu/linear_int8-inl.h"
 #include "kernels/cpu/linear_run-inl.h"
 // clang-format on
@@ -40,7 +43,8 @@ constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : 2; }
 }  // namespace
 
 const LinearKernels& LinearKernelsAvx512Bf16() {
-  static constexpr LinearKernels kKernels = {kMaxRows, true, XLayout::kU8Quads, Run, PackFloats};
+  static constexpr LinearKernels kKernels = {kMaxRows, true,       XLayout::kU8Quads,
+                                             Run,      PackFloats, SumColumns};
   return kKernels;
 }
 

@@ -12,6 +12,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/quant/codecs.h"
 #include "kernels/quant/float_types.h"
 
 #define QUANTD_INT8_DOT
@@ -30,7 +31,9 @@ constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 
 // The order of these matters.
 // clang-format off
+#include "kernels/cpu/linear_scales-inl.h"
 #include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/linear_elements-inl.h"
 #include "kernels/cpu/linear_int8-inl.h"
 #include "kernels/cpu/linear_run-inl.h"
 // clang-format on
@@ -38,7 +41,8 @@ constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 }  // namespace
 
 const LinearKernels& LinearKernelsAvx512Vnni() {
-  static constexpr LinearKernels kKernels = {kMaxRows, false, XLayout::kU8Quads, Run, PackFloats};
+  static constexpr LinearKernels kKernels = {kMaxRows, false,      XLayout::kU8Quads,
+                                             Run,      PackFloats, SumColumns};
   return kKernels;
 }
 

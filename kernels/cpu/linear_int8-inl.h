@@ -1,10 +1,7 @@
-// LLM.int8 micro-kernels and activation packing; continues linear-inl.h, same rules of inclusion.
+// int8 x int8 micro-kernel and activation packing; continues linear-inl.h, same rules of inclusion.
 //
-// int8 x int8 sums are exact in int32, so only the epilogue has an order: scaled sum, then bias,
-// then the outlier columns in ascending order. Bytes per weight: 1.
-
-/// 1 / 127^2: what the two int8 steps, of x and of W, multiply to.
-inline constexpr float kInt8Product = 1.0f / (127.0f * 127.0f);
+// int8 x int8 sums are exact in int32, so only the epilogue has an order: scaled sum, then
+// LLM.int8's outlier columns in ascending order, then bias. Bytes per weight: 1.
 
 /// Sum over the row's outlier columns of x * q, columns ascending.
 inline F OutlierSum(const TileArgs& a, int64_t row, const uint8_t* panel,
@@ -25,14 +22,6 @@ inline F OutlierSum(const TileArgs& a, int64_t row, const uint8_t* panel,
     }
   }
   return sum;
-}
-
-inline float ReadF32(const void* p) { return *static_cast<const float*>(p); }
-inline float ReadF16(const void* p) { return _cvtsh_ss(*static_cast<const uint16_t*>(p)); }
-inline float ReadBF16(const void* p) { return static_cast<float>(*static_cast<const BF16*>(p)); }
-
-inline auto ReaderOf(DType t) -> float (*)(const void*) {
-  return t == DType::kF32 ? ReadF32 : t == DType::kF16 ? ReadF16 : ReadBF16;
 }
 
 #ifdef QUANTD_INT8_DOT
@@ -80,22 +69,28 @@ void Int8Tile(const TileArgs& a) {
     w += 128;
     x += 2 * MR * kXQuadBytes;
   }
-  const F weight_scale = LoadF(a.segment->scales + a.panel * kPanelRows);
-  const F step = Mul(weight_scale, Broadcast(&kInt8Step));
-  const F product = Broadcast(&kInt8Product);
-  const I correction =
-      kXOffset == 0 ? ZeroI() : Shl<7>(LoadI(a.segment->row_sums + a.panel * kPanelRows));
+  BlockScales<false, 1> scales(a);  // one block
+  scales.Next(0);
+  const F scale = LoadF(scales.scale[0]);
+  const I row_sums = LoadI(a.segment->row_sums + a.panel * kPanelRows);
   // A copy, so that only it is indexed at run time and acc stays in registers.
   I sums[MR];
   QUANTD_UNROLL
-  for (int r = 0; r < MR; ++r) sums[r] = SubI(acc[r], correction);
+  for (int r = 0; r < MR; ++r) sums[r] = acc[r];
   for (int r = 0; r < MR; ++r) {
     const int64_t row = a.row + r;
-    F v = Mul(Mul(ToFloat(sums[r]), Mul(Broadcast(call.int8.row_scales + row), weight_scale)),
-              product);
+    const int32_t zero = kXOffset + call.int8.row_zeros[row];
+    const I sum = SubI(sums[r], MulI(BroadcastI(&zero), row_sums));
+    const F row_scale = Broadcast(call.int8.row_scales + row);
+    F v;
+    if (call.rounds_steps) {
+      v = Mul(RoundedTo(call.x_plain.dtype, Mul(ToFloat(sum), row_scale)), scale);
+    } else {
+      v = Mul(ToFloat(sum), Mul(row_scale, scale));
+    }
+    v = Add(v, Zero());  // -0 becomes 0, as when a bias of 0 is added
     if (call.int8.any_outlier[row]) {
-      const F outliers = OutlierSum(a, row, panel, ReaderOf(call.x_plain.dtype));
-      v = Fma(outliers, step, v);
+      v = Fma(OutlierSum(a, row, panel, ReaderOf(call.x_plain.dtype)), scale, v);
     }
     StoreOutputs(a, row, a.panel, v);
   }
@@ -154,6 +149,33 @@ void PackFloats(const TensorView& x, int64_t row, int64_t rows, XLayout layout, 
       part.cols = k - c < count ? k - c : count;
       RowToFloats(part, row + r, count, piece);
       for (int64_t i = 0; i < count; ++i) out[(c + i) * rows] = piece[i];
+    }
+  }
+}
+
+/// Sums of the columns of each piece of rows [row, row + rows) of x: [pieces][rows], in an order
+/// that is a function of `block` (columns of a scale block) and k.
+void SumColumns(const TensorView& x, int64_t row, int64_t rows, int64_t block, float* sums) {
+  constexpr int64_t kChains = 8;
+  alignas(64) float values[kScaledPiece];
+  for (int64_t r = 0; r < rows; ++r) {
+    float* out = sums + r;
+    for (int64_t first = 0; first < x.cols; first += block) {
+      const int64_t block_end = first + block < x.cols ? first + block : x.cols;
+      for (int64_t c = first; c < block_end; c += kScaledPiece) {
+        TensorView part = x;
+        part.data = static_cast<uint8_t*>(x.data) + c * static_cast<int64_t>(SizeOf(x.dtype));
+        part.cols = block_end - c < kScaledPiece ? block_end - c : kScaledPiece;
+        const int64_t padded = (part.cols + kChains - 1) / kChains * kChains;
+        RowToFloats(part, row + r, padded, values);
+        float chains[kChains] = {};
+        for (int64_t i = 0; i < padded; i += kChains) {
+          for (int64_t j = 0; j < kChains; ++j) chains[j] += values[i + j];
+        }
+        *out = ((chains[0] + chains[1]) + (chains[2] + chains[3])) +
+               ((chains[4] + chains[5]) + (chains[6] + chains[7]));
+        out += rows;
+      }
     }
   }
 }

@@ -1,93 +1,46 @@
 // From a range of panels to micro-kernel calls, and the table of one instruction set; the last of
 // the linear*-inl.h. The includer has defined kMaxRows and PanelsFor(rows).
 
-/// 4-bit weights whose scale blocks cross rows: a lane's scale changes at its own columns, so each
-/// weight is scaled as it is decoded. Slower, still straight from the codes.
-template <int MR>
-void FlatTile(const TileArgs& a) {
-  const LinearCall& call = *a.call;
-  const PackedSegment& s = *a.segment;
-  const int64_t k = call.weight->k();
-  const int64_t block = call.weight->format().block.size;
-  const auto* words =
-      reinterpret_cast<const uint32_t*>(s.codes + a.panel * call.weight->panel_bytes());
-  const float* x = reinterpret_cast<const float*>(a.x);
-  F master[MR];
-  F acc[MR];
-  QUANTD_UNROLL
-  for (int r = 0; r < MR; ++r) master[r] = acc[r] = Zero();
-  float scale[kPanelRows] = {};
-  int64_t left[kPanelRows];  // columns until the lane's next block
-  int64_t next[kPanelRows];  // that block
-  for (int64_t r = 0; r < kPanelRows; ++r) {
-    const int64_t flat = (a.panel * kPanelRows + r) * k;
-    next[r] = flat / block;
-    left[r] = -(flat % block);
-  }
-  alignas(64) float w[kPanelRows];
-  for (int64_t c = 0; c < k; ++c) {
-    const int shift = static_cast<int>(c % 2 * 16 + c % 8 / 2 * 4);
-    for (int64_t r = 0; r < kPanelRows; ++r) {
-      if (a.panel * kPanelRows + r >= s.rows) {
-        w[r] = 0.0f;
-        continue;
-      }
-      if (left[r] <= 0) {
-        const int64_t b = next[r]++;
-        left[r] += block;
-        if (s.nested_codes != nullptr) {
-          const float product = s.nested_map[s.nested_codes[b]] * s.nested_absmax[b / 256];
-          scale[r] = product + s.nested_offset;
-        } else {
-          scale[r] = s.scales[b];
-        }
-      }
-      --left[r];
-      w[r] = call.table[words[c / 8 * kPanelRows + r] >> shift & 15] * scale[r];
-    }
-    const F weights = LoadF(w);
-    QUANTD_UNROLL
-    for (int r = 0; r < MR; ++r) acc[r] = Fma(weights, Broadcast(x + c * MR + r), acc[r]);
-    if (c % 64 == 63 || c + 1 == k) {
-      QUANTD_UNROLL
-      for (int r = 0; r < MR; ++r) {
-        master[r] = Add(master[r], acc[r]);
-        acc[r] = Zero();
-      }
-    }
-  }
-  for (int r = 0; r < MR; ++r) StoreOutputs(a, a.row + r, a.panel, master[r]);
+/// The micro-kernel of a path for MR rows and NR panels, formats with zero points or without.
+template <class Decoder, int MR, int NR>
+void RunScaled(const TileArgs& a) {
+  if (a.sums == nullptr) return FloatTile<Decoder, BlockScales<false, NR>, MR, NR>(a);
+  FloatTile<Decoder, BlockScales<true, NR>, MR, NR>(a);
 }
 
-/// The micro-kernel of a path for MR rows and NR panels.
+/// As many times as there are panels, a micro-kernel that takes one.
+template <int NR>
+void RunSingles(void (*tile)(const TileArgs&), TileArgs a) {
+  for (int p = 0; p < NR; ++p, ++a.panel) tile(a);
+}
+
 template <int MR, int NR>
 void RunTile(LinearPath path, const TileArgs& a) {
-  const bool nested = a.segment->nested_codes != nullptr;
   switch (path) {
-    case LinearPath::kTable4F32:
-      return nested ? FloatTile<Table4F32, NestedScale, MR, NR>(a)
-                    : FloatTile<Table4F32, F32Scale, MR, NR>(a);
+    case LinearPath::kTable4F32: return RunScaled<TableF32<4>, MR, NR>(a);
+    case LinearPath::kTable2F32: return FloatTile<TableF32<2>, BlockScales<true, NR>, MR, NR>(a);
+    case LinearPath::kE4M3F32: return FloatTile<E4M3ToF32, BlockScales<false, NR>, MR, NR>(a);
+    case LinearPath::kInt8F32: return RunScaled<Int8ToF32, MR, NR>(a);
     case LinearPath::kBF16F32: return FloatTile<BF16ToF32, NoScale, MR, NR>(a);
     case LinearPath::kF16F32: return FloatTile<F16ToF32, NoScale, MR, NR>(a);
     case LinearPath::kF32F32: return FloatTile<F32ToF32, NoScale, MR, NR>(a);
-    case LinearPath::kInt8F32: return FloatTile<Int8ToF32, NoScale, MR, NR>(a);
 #ifdef QUANTD_BF16_DOT
-    case LinearPath::kTable4Pairs:
-      return nested ? FloatTile<Table4Pairs, NestedScale, MR, NR>(a)
-                    : FloatTile<Table4Pairs, F32Scale, MR, NR>(a);
+    case LinearPath::kTable4Pairs: return RunScaled<TablePairs<4>, MR, NR>(a);
+    case LinearPath::kTable2Pairs:
+      return FloatTile<TablePairs<2>, BlockScales<true, NR>, MR, NR>(a);
+    case LinearPath::kE4M3Pairs: return FloatTile<E4M3Pairs, BlockScales<false, NR>, MR, NR>(a);
     case LinearPath::kBF16Pairs: return FloatTile<BF16Pairs, NoScale, MR, NR>(a);
 #else
     case LinearPath::kTable4Pairs:
+    case LinearPath::kTable2Pairs:
+    case LinearPath::kE4M3Pairs:
     case LinearPath::kBF16Pairs: QUANTD_CHECK(false, "no bf16 dot products here"); return;
 #endif
-    case LinearPath::kTable4Flat:
-    case LinearPath::kInt8Int8: {
-      TileArgs one = a;
-      for (int p = 0; p < NR; ++p, ++one.panel) {
-        path == LinearPath::kInt8Int8 ? Int8Tile<MR>(one) : FlatTile<MR>(one);
-      }
-      return;
-    }
+    case LinearPath::kTable4Elements: return RunSingles<NR>(ElementsTile<TableF32<4>, MR>, a);
+    case LinearPath::kTable2Elements: return RunSingles<NR>(ElementsTile<TableF32<2>, MR>, a);
+    case LinearPath::kE4M3Elements: return RunSingles<NR>(ElementsTile<E4M3ToF32, MR>, a);
+    case LinearPath::kInt8Elements: return RunSingles<NR>(ElementsTile<Int8ToF32, MR>, a);
+    case LinearPath::kInt8Int8: return RunSingles<NR>(Int8Tile<MR>, a);
   }
 }
 
@@ -117,9 +70,11 @@ void Run(const LinearCall& call, int64_t first_panel, int64_t last_panel) {
   const CpuPackedWeight& weight = *call.weight;
   TileArgs a{};
   a.call = &call;
-  a.chunks = weight.padded_k() / kPadK;
-  const bool scaled = call.path == LinearPath::kTable4Pairs || call.path == LinearPath::kTable4F32;
-  a.block_chunks = scaled ? weight.format().block.size / kPadK : 8;
+  const int64_t chunk = weight.chunk_columns();
+  const bool plain = IsPlain(weight.format().codec);
+  a.chunks = weight.padded_k() / chunk;
+  a.block_chunks = plain ? a.chunks : weight.block_columns() / chunk;
+  a.piece_chunks = (plain ? kPlainPiece : kScaledPiece) / chunk;
   const int64_t group = PanelsFor(static_cast<int>(call.rows_per_tile));
   for (const PackedSegment& s : weight.packed_segments()) {
     const int64_t begin = first_panel > s.first_panel ? first_panel - s.first_panel : 0;
@@ -130,11 +85,13 @@ void Run(const LinearCall& call, int64_t first_panel, int64_t last_panel) {
     for (int64_t p = begin; p < end; p += group) {
       const int64_t count = end - p < group ? end - p : group;
       a.x = call.x;
+      a.sums = call.sums;
       for (int64_t row = 0; row < call.m; row += call.rows_per_tile, a.x += call.tile_bytes) {
         a.row = row;
         a.panel = p;
         const int64_t left = call.m - row;
         RunPanels(left < call.rows_per_tile ? left : call.rows_per_tile, call.path, a, count);
+        if (a.sums != nullptr) a.sums += call.rows_per_tile * call.pieces;
       }
     }
   }

@@ -29,33 +29,31 @@ uint32_t PackNibbles(const uint8_t* bytes) {
   return static_cast<uint32_t>(even | (odd << 16));
 }
 
-/// The code that stands for 0.0, for padding.
-uint8_t ZeroCode(Codec codec) { return codec == Codec::kNf4 ? 7 : 0; }
+/// The sixteen codes of `bytes` (one a byte, low two bits) as the dword of columns 16c .. 16c + 15.
+uint32_t PackPairsOfBits(const uint8_t* bytes) {
+  uint32_t word = 0;
+  for (int c = 0; c < 16; ++c) {
+    word |= static_cast<uint32_t>(bytes[c] & 3) << (c % 2 * 16 + c / 2 * 2);
+  }
+  return word;
+}
 
-void PackPanel4(const uint8_t* rows, int64_t num_rows, int64_t k, int64_t padded_k, uint8_t zero,
-                uint8_t* panel) {
-  const int64_t chunks = padded_k / 8;
-  const int64_t whole = k / 8;
+/// Codes below a byte: `pack` makes a dword of kColumns codes. Padding meets zeros in x: any code
+/// will do.
+template <int64_t kColumns>
+void PackPanelCodes(const uint8_t* rows, int64_t num_rows, int64_t k,
+                    uint32_t (*pack)(const uint8_t*), uint8_t* panel) {
   auto* out = reinterpret_cast<uint32_t*>(panel);
-  uint8_t padding[8];
-  std::memset(padding, zero, sizeof(padding));
-  const uint32_t empty = PackNibbles(padding);
-  for (int64_t c = 0; c < chunks; ++c) {
-    for (int64_t r = 0; r < kPanelRows; ++r) {
-      uint32_t word = empty;
-      if (r < num_rows) {
-        const uint8_t* src = rows + r * k + c * 8;
-        if (c < whole) {
-          word = PackNibbles(src);
-        } else {
-          uint8_t tail[8];
-          std::memcpy(tail, padding, sizeof(tail));
-          std::memcpy(tail, src, static_cast<size_t>(k - c * 8));
-          word = PackNibbles(tail);
-        }
-      }
-      out[c * kPanelRows + r] = word;
+  const int64_t whole = k / kColumns;
+  for (int64_t c = 0; c < whole; ++c) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      out[c * kPanelRows + r] = pack(rows + r * k + c * kColumns);
     }
+  }
+  for (int64_t r = 0; whole * kColumns < k && r < num_rows; ++r) {
+    uint8_t tail[kColumns] = {};
+    std::memcpy(tail, rows + r * k + whole * kColumns, static_cast<size_t>(k - whole * kColumns));
+    out[whole * kPanelRows + r] = pack(tail);
   }
 }
 
@@ -83,23 +81,109 @@ void PackPanelBytes(const uint8_t* rows, int64_t num_rows, int64_t row_bytes, in
 /// Bytes of a row that stay together in a panel.
 int64_t GroupBytes(Codec codec) { return codec == Codec::kF16 ? 2 : 4; }
 
+/// One panel of any codec from rows of `row_bytes`.
+void PackPanel(Codec codec, const uint8_t* rows, int64_t num_rows, int64_t row_bytes,
+               int64_t panel_bytes, uint8_t* panel) {
+  if (BitsOf(codec) == 4) return PackPanelCodes<8>(rows, num_rows, row_bytes, PackNibbles, panel);
+  if (BitsOf(codec) == 2) {
+    return PackPanelCodes<16>(rows, num_rows, row_bytes, PackPairsOfBits, panel);
+  }
+  PackPanelBytes(rows, num_rows, row_bytes, GroupBytes(codec), panel);
+  if (codec != Codec::kUInt8 && codec != Codec::kE4M3) return;
+  auto* words = reinterpret_cast<uint32_t*>(panel);
+  for (int64_t i = 0; i < panel_bytes / 4; ++i) {
+    const uint32_t w = words[i];
+    words[i] = codec == Codec::kUInt8 ? w ^ 0x80808080u
+                                      : (w & 0xff0000ffu) | (w & 0xff00u) << 8 | (w >> 8 & 0xff00u);
+  }
+}
+
+int64_t BytesOf(ScaleType type) {
+  switch (type) {
+    case ScaleType::kNone: return 0;
+    case ScaleType::kNested:
+    case ScaleType::kE4M3: return 1;
+    case ScaleType::kF16:
+    case ScaleType::kBF16: return 2;
+    case ScaleType::kF32:
+    case ScaleType::kAbsmax: return 4;
+  }
+  return 0;
+}
+
+int64_t BytesOf(ZeroType type) {
+  switch (type) {
+    case ZeroType::kNone: return 0;
+    case ZeroType::kU8: return 1;
+    case ZeroType::kF16:
+    case ZeroType::kBF16:
+    case ZeroType::kAddedBF16: return 2;
+    case ZeroType::kF32:
+    case ZeroType::kAddedF32: return 4;
+  }
+  return 0;
+}
+
+template <typename T>
+void StoreAt(uint8_t* array, int64_t i, T value) {
+  std::memcpy(array + i * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+}
+
+void StoreScale(ScaleType type, float value, uint8_t* array, int64_t i) {
+  switch (type) {
+    case ScaleType::kF16: return StoreAt(array, i, F16(value));
+    case ScaleType::kBF16: return StoreAt(array, i, BF16(value));
+    case ScaleType::kE4M3: return StoreAt(array, i, E4M3Codec::Encode(value));
+    default: return StoreAt(array, i, value);
+  }
+}
+
+void StoreZero(ZeroType type, float value, uint8_t* array, int64_t i) {
+  switch (type) {
+    case ZeroType::kU8: return StoreAt(array, i, static_cast<uint8_t>(value));
+    case ZeroType::kF16: return StoreAt(array, i, F16(value));
+    case ZeroType::kBF16:
+    case ZeroType::kAddedBF16: return StoreAt(array, i, BF16(value));
+    default: return StoreAt(array, i, value);
+  }
+}
+
+/// CpuPackedWeight::block_columns.
+int64_t BlockColumns(const QuantFormat& format, int64_t k) {
+  using Kind = BlockShape::Kind;
+  const int64_t size = format.block.size;
+  const int64_t chunk = ChunkColumns(format.codec);
+  switch (format.block.kind) {
+    case Kind::kNone:
+    case Kind::kStrided: return 0;
+    case Kind::kFlat: return k % size == 0 && size % chunk == 0 ? size : 0;
+    case Kind::kRow: return CeilDiv(k, chunk) * chunk;
+    case Kind::kGroup:
+    case Kind::kTile:
+      if (size >= k) return CeilDiv(k, chunk) * chunk;
+      return size % chunk == 0 ? size : 0;
+  }
+  return 0;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CpuPackedWeight>> CpuPackedWeight::Create(
     const QuantFormat& format, int64_t k, std::vector<RowSegment> segments,
     MemoryComponent component, MemoryAccount& account) {
-  const bool int8 = format.codec == Codec::kInt8;
-  const bool four_bit = BitsOf(format.codec) == 4;
   auto weight =
       std::unique_ptr<CpuPackedWeight>(new CpuPackedWeight(format, k, std::move(segments)));
   weight->panel_bytes_ = weight->padded_k() * kPanelRows * BitsOf(format.codec) / 8;
-  const int64_t block = format.block.size;
-  weight->blocks_within_rows_ = four_bit && k % block == 0 && block % kPadK == 0;
+  weight->block_columns_ = BlockColumns(format, k);
+  if (weight->block_columns_ > 0) weight->blocks_per_row_ = CeilDiv(k, weight->block_columns_);
+  const bool nested = format.scale == ScaleType::kNested;
+  const bool row_sums = format.codec == Codec::kInt8 && format.zero == ZeroType::kNone &&
+                        format.block.kind == BlockShape::Kind::kRow;
 
   // One buffer for codes and one for scales; the parts of a segment follow each other, 64-byte
   // aligned.
   struct Parts {
-    int64_t codes, scales, nested_codes, nested_map, nested_absmax, row_sums;
+    int64_t codes, scales, zeros, nested_map, nested_absmax, row_sums;
   };
   std::vector<Parts> offsets;
   int64_t code_bytes = 0;
@@ -119,42 +203,37 @@ absl::StatusOr<std::unique_ptr<CpuPackedWeight>> CpuPackedWeight::Create(
     Parts at{};
     at.codes = code_bytes;
     code_bytes += p.panels * weight->panel_bytes_;
-    if (int8) {
-      at.scales = reserve(p.panels * kPanelRows * 4);
-      at.row_sums = reserve(p.panels * kPanelRows * 4);
-    } else if (four_bit) {
-      const int64_t flat = CeilDiv(s.rows * k, block);
-      const int64_t count =
-          weight->blocks_within_rows_ ? p.panels * (k / block) * kPanelRows : flat;
-      if (format.scale == ScaleType::kNested) {
-        at.nested_codes = reserve(count);
-        at.nested_map = reserve(256 * 4);
-        at.nested_absmax = reserve(CeilDiv(flat, QuantizedMatrix::kNestedBlock) * 4);
-      } else {
-        at.scales = reserve(count * 4);
-      }
+    const int64_t blocks = format.block.Count(s.rows, k);
+    const int64_t stored =
+        weight->panel_order() ? p.panels * weight->blocks_per_row_ * kPanelRows : blocks;
+    at.scales = reserve(stored * BytesOf(format.scale));
+    at.zeros = reserve(stored * BytesOf(format.zero));
+    if (nested) {
+      at.nested_map = reserve(256 * 4);
+      at.nested_absmax = reserve(CeilDiv(blocks, QuantizedMatrix::kNestedBlock) * 4);
     }
+    if (row_sums) at.row_sums = reserve(p.panels * kPanelRows * 4);
     weight->packed_.push_back(p);
     offsets.push_back(at);
   }
+  const int64_t columns = format.reordered ? reserve(k * 4) : 0;
   ASSIGN_OR_RETURN(weight->codes_,
                    AllocateHost(static_cast<size_t>(code_bytes), component, account));
   ASSIGN_OR_RETURN(weight->scales_, AllocateHost(static_cast<size_t>(scale_bytes),
                                                  MemoryComponent::kScales, account));
+  uint8_t* const base = weight->scales_.as<uint8_t>();
   for (size_t i = 0; i < offsets.size(); ++i) {
     PackedSegment& p = weight->packed_[i];
-    auto* base = weight->scales_.as<uint8_t>();
     p.codes = weight->codes_.as<uint8_t>() + offsets[i].codes;
-    if (int8 || (four_bit && format.scale == ScaleType::kF32)) {
-      p.scales = reinterpret_cast<float*>(base + offsets[i].scales);
-    }
-    if (int8) p.row_sums = reinterpret_cast<int32_t*>(base + offsets[i].row_sums);
-    if (format.scale == ScaleType::kNested) {
-      p.nested_codes = base + offsets[i].nested_codes;
+    if (format.scale != ScaleType::kNone) p.scales = base + offsets[i].scales;
+    if (format.zero != ZeroType::kNone) p.zeros = base + offsets[i].zeros;
+    if (nested) {
       p.nested_map = reinterpret_cast<float*>(base + offsets[i].nested_map);
       p.nested_absmax = reinterpret_cast<float*>(base + offsets[i].nested_absmax);
     }
+    if (row_sums) p.row_sums = reinterpret_cast<int32_t*>(base + offsets[i].row_sums);
   }
+  if (format.reordered) weight->columns_ = reinterpret_cast<int32_t*>(base + columns);
   return weight;
 }
 
@@ -163,13 +242,19 @@ void CpuPackedWeight::Pack(size_t segment, const QuantizedMatrix& matrix, Thread
   PackedSegment& p = packed_[segment];
   QUANTD_CHECK(!p.filled, "segment {} packed twice", segment);
   p.filled = true;
-  const int64_t columns = k();
   const Codec codec = format().codec;
-  const bool four_bit = BitsOf(codec) == 4;
-  const bool int8 = codec == Codec::kInt8;
-  const int64_t row_bytes = four_bit || int8 ? columns : columns * BitsOf(codec) / 8;
-  const int64_t blocks = blocks_within_rows_ ? columns / format().block.size : 0;
-  const bool nested = format().scale == ScaleType::kNested;
+  const ScaleType scale = format().scale;
+  const int64_t row_bytes = IsPlain(codec) ? k() * BitsOf(codec) / 8 : k();
+  const int64_t blocks = panel_order() ? blocks_per_row_ : 0;
+  const auto store = [&](int64_t from, int64_t to) {
+    const size_t i = static_cast<size_t>(from);
+    if (scale == ScaleType::kNested) {
+      p.scales[to] = matrix.nested_codes[i];
+    } else {
+      StoreScale(scale, matrix.scales[i], p.scales, to);
+    }
+    if (p.zeros != nullptr) StoreZero(format().zero, matrix.zeros[i], p.zeros, to);
+  };
 
   constexpr int64_t kPanelsPerChunk = 8;
   pool.Run(CeilDiv(p.panels, kPanelsPerChunk), [&](int64_t chunk, int) {
@@ -178,43 +263,30 @@ void CpuPackedWeight::Pack(size_t segment, const QuantizedMatrix& matrix, Thread
       const int64_t row = i * kPanelRows;
       const int64_t rows = std::min(kPanelRows, p.rows - row);
       const uint8_t* src = matrix.codes.data() + row * row_bytes;
-      uint8_t* panel = p.codes + i * panel_bytes_;
-      if (four_bit) {
-        PackPanel4(src, rows, columns, padded_k(), ZeroCode(codec), panel);
-      } else {
-        PackPanelBytes(src, rows, row_bytes, GroupBytes(codec), panel);
-      }
+      PackPanel(codec, src, rows, row_bytes, panel_bytes_, p.codes + i * panel_bytes_);
       for (int64_t r = 0; r < rows; ++r) {
-        if (int8) {
+        if (p.row_sums != nullptr) {
           int32_t sum = 0;
-          for (int64_t c = 0; c < columns; ++c) sum += static_cast<int8_t>(src[r * row_bytes + c]);
+          for (int64_t c = 0; c < k(); ++c) sum += static_cast<int8_t>(src[r * row_bytes + c]);
           p.row_sums[row + r] = sum;
-          p.scales[row + r] = matrix.scales[static_cast<size_t>(row + r)];
         }
         for (int64_t b = 0; b < blocks; ++b) {
-          const size_t from = static_cast<size_t>((row + r) * blocks + b);
-          const int64_t to = (i * blocks + b) * kPanelRows + r;
-          if (nested) {
-            p.nested_codes[to] = matrix.nested_codes[from];
-          } else {
-            p.scales[to] = matrix.scales[from];
-          }
+          store((row + r) * blocks + b, (i * blocks + b) * kPanelRows + r);
         }
       }
     }
   });
-  if (four_bit && !blocks_within_rows_) {
-    if (nested) {
-      std::copy(matrix.nested_codes.begin(), matrix.nested_codes.end(), p.nested_codes);
-    } else {
-      std::copy(matrix.scales.begin(), matrix.scales.end(), p.scales);
-    }
+  if (scale != ScaleType::kNone && !panel_order()) {
+    const int64_t count = format().block.Count(matrix.n, matrix.k);
+    for (int64_t b = 0; b < count; ++b) store(b, b);
   }
-  if (nested) {
+  if (scale == ScaleType::kNested) {
     std::copy(matrix.nested_map.begin(), matrix.nested_map.end(), p.nested_map);
     std::copy(matrix.nested_absmax.begin(), matrix.nested_absmax.end(), p.nested_absmax);
     p.nested_offset = matrix.nested_offset;
   }
+  if (scale == ScaleType::kE4M3) p.global_scale = matrix.global_scale;
+  if (columns_ != nullptr) std::copy(matrix.columns.begin(), matrix.columns.end(), columns_);
 }
 
 void CpuPackedWeight::ReadRow(int64_t row, float* out) const {

@@ -2,15 +2,18 @@
 //
 // Rows are grouped in panels of 16, one 32-bit lane a row, each segment padded to whole panels of
 // its own; inside a panel the k axis is outermost, so that a kernel streams through memory, keeps
-// 16 outputs in one vector and never adds across lanes. k is padded with zero codes to a multiple
-// of 8. One panel:
+// 16 outputs in one vector and never adds across lanes. k is padded with zeros to whole chunks:
+// 8 columns, of 2-bit codes 16. One panel:
 //
-//   nf4, fp4  [k/8][16] dwords; the code of column 8c + 2j + p is bits 16p + 4j .. +3 of dword c
-//   bf16      [k/2][16][2]    f16, f32  [k][16]    int8  [k/4][16][4]
+//   4 bits       [k/8][16] dwords; the code of column 8c + 2j + p is bits 16p + 4j .. +3 of dword c
+//   2 bits       [k/16][16] dwords; the code of column 16c + 2j + p is bits 16p + 2j .. +1
+//   int8, uint8  [k/4][16][4] bytes; uint8 less 128
+//   e4m3         [k/4][16][4] bytes, of four columns 0, 2, 1, 3
+//   bf16         [k/2][16][2]    f16, f32  [k][16]
 //
-// Scales: int8 [panels][16] SCB f32 and [panels][16] int32 row sums; 4-bit formats whose blocks do
-// not cross rows [panels][k/block][16] (f32, or u8 codes when nested); other 4-bit formats in flat
-// order.
+// Scales and zero points keep the format's types. Where every block is a run of whole chunks of one
+// row, they are [panels][blocks of a row][16] ("panel order"); those of tiles and of blocks that
+// cross rows are in the format's order. int8 rows have [panels][16] int32 row sums beside them.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +28,19 @@
 namespace quantd {
 
 inline constexpr int64_t kPanelRows = 16;
-inline constexpr int64_t kPadK = 8;
+
+/// Columns the codes of a weight come in, and k is padded to.
+constexpr int64_t ChunkColumns(Codec codec) { return codec == Codec::kUInt2 ? 16 : 8; }
+
+/// What kernels subtract from unsigned codes, and so from zero points, to keep sums small.
+constexpr float CodeCentre(Codec codec) {
+  switch (codec) {
+    case Codec::kUInt8: return 128.0f;
+    case Codec::kUInt4: return 8.0f;
+    case Codec::kUInt2: return 2.0f;
+    default: return 0.0f;
+  }
+}
 
 /// One segment's panels and scales, as kernels see them. Pointers are into the weight's buffers.
 struct PackedSegment {
@@ -33,13 +48,14 @@ struct PackedSegment {
   int64_t rows = 0;
   int64_t first_panel = 0;  // in the whole weight
   int64_t panels = 0;
-  uint8_t* codes = nullptr;         // [panels][panel_bytes]
-  float* scales = nullptr;          // see above; null for plain and nested formats
-  uint8_t* nested_codes = nullptr;  // [panels][k/block][16], or flat
-  float* nested_map = nullptr;      // [256]
-  float* nested_absmax = nullptr;   // one per 256 flat blocks of the segment
+  uint8_t* codes = nullptr;        // [panels][panel_bytes]
+  uint8_t* scales = nullptr;       // see above; nested: u8 codes; null for plain formats
+  uint8_t* zeros = nullptr;        // as scales; null without zero points
+  float* nested_map = nullptr;     // [256]
+  float* nested_absmax = nullptr;  // one per 256 blocks of the segment, in the format's order
   float nested_offset = 0.0f;
-  int32_t* row_sums = nullptr;  // int8: [panels][16]
+  float global_scale = 1.0f;    // e4m3 scales are divided by it
+  int32_t* row_sums = nullptr;  // int8 rows: [panels][16]
   bool filled = false;
 };
 
@@ -53,11 +69,21 @@ class CpuPackedWeight : public PackedWeight {
                                                                  MemoryAccount& account);
 
   int64_t bytes() const override { return static_cast<int64_t>(codes_.bytes() + scales_.bytes()); }
-  int64_t padded_k() const { return (k() + kPadK - 1) / kPadK * kPadK; }
+  int64_t chunk_columns() const { return ChunkColumns(format().codec); }
+  int64_t padded_k() const {
+    return (k() + chunk_columns() - 1) / chunk_columns() * chunk_columns();
+  }
   int64_t panel_bytes() const { return panel_bytes_; }
   int64_t num_panels() const { return num_panels_; }
-  /// 4-bit: every scale block lies within one row and is whole 8-column groups.
-  bool blocks_within_rows() const { return blocks_within_rows_; }
+  /// Columns of a block when every block of a row is a run of whole chunks of that row (the last
+  /// one may be short); 0 when not, and for plain formats.
+  int64_t block_columns() const { return block_columns_; }
+  int64_t blocks_per_row() const { return blocks_per_row_; }  // 0 where block_columns is 0
+  bool panel_order() const {
+    return block_columns_ > 0 && format().block.kind != BlockShape::Kind::kTile;
+  }
+  /// [k] the input column of each stored column; null unless the format is reordered.
+  const int32_t* columns() const { return columns_; }
   const std::vector<PackedSegment>& packed_segments() const { return packed_; }
 
   /// Fills segment `segment` from `matrix` (checked by the caller), panels split over `pool`.
@@ -72,7 +98,9 @@ class CpuPackedWeight : public PackedWeight {
 
   int64_t panel_bytes_ = 0;
   int64_t num_panels_ = 0;
-  bool blocks_within_rows_ = false;
+  int64_t block_columns_ = 0;
+  int64_t blocks_per_row_ = 0;
+  int32_t* columns_ = nullptr;
   std::vector<PackedSegment> packed_;
   Buffer codes_;
   Buffer scales_;

@@ -39,6 +39,10 @@ inline F Mul(F a, F b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, 
 inline F Add(F a, F b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline I AddI(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 inline I SubI(I a, I b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+inline F Sub(F a, F b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline I MulI(I a, I b) { return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)}; }
+inline I AndI(I a, I b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
+inline F AsFloat(I v) { return {_mm256_castsi256_ps(v.lo), _mm256_castsi256_ps(v.hi)}; }
 inline F ToFloat(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 template <int kBits>
 inline I Shl(I v) {
@@ -67,6 +71,10 @@ inline F Gather(const float* base, I index) {
 inline I LoadU8(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I LoadU16(const void* p) {
+  const auto* q = static_cast<const __m128i*>(p);
+  return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
 }
 inline F LoadF16(const void* p) {
   const auto* q = static_cast<const __m128i*>(p);
@@ -98,6 +106,13 @@ template <int kShift>
 inline F Lookup(const Table& t, I v) {
   return {LookupHalf(t, _mm256_srli_epi32(v.lo, kShift), _mm256_slli_epi32(v.lo, 28 - kShift)),
           LookupHalf(t, _mm256_srli_epi32(v.hi, kShift), _mm256_slli_epi32(v.hi, 28 - kShift))};
+}
+
+/// Entry of bits kShift and kShift + 1 of each dword in a table of four, repeated.
+template <int kShift>
+inline F Lookup4(const Table& t, I v) {
+  return {_mm256_permutevar8x32_ps(t.low, _mm256_srli_epi32(v.lo, kShift)),
+          _mm256_permutevar8x32_ps(t.low, _mm256_srli_epi32(v.hi, kShift))};
 }
 
 /// Rounds to nearest even, NaN stays NaN: the arithmetic of BF16(float). In the low half of each

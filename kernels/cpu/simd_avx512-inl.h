@@ -23,6 +23,10 @@ inline F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F Add(F a, F b) { return _mm512_add_ps(a, b); }
 inline I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I SubI(I a, I b) { return _mm512_sub_epi32(a, b); }
+inline F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline I MulI(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I AndI(I a, I b) { return _mm512_and_si512(a, b); }
+inline F AsFloat(I v) { return _mm512_castsi512_ps(v); }
 inline F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
 template <int kBits>
 inline I Shl(I v) {
@@ -38,6 +42,9 @@ inline bool AllEqual(I a, I b) { return _mm512_cmpneq_epi32_mask(a, b) == 0; }
 inline F Gather(const float* base, I index) { return _mm512_i32gather_ps(index, base, 4); }
 inline I LoadU8(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I LoadU16(const void* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
 inline F LoadF16(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
@@ -56,6 +63,12 @@ inline Table MakeTable(const float* values) { return {LoadF(values)}; }
 template <int kShift>
 inline F Lookup(const Table& t, I v) {
   return _mm512_permutexvar_ps(_mm512_srli_epi32(v, kShift), t.values);
+}
+
+/// Entry of bits kShift and kShift + 1 of each dword in a table of four, repeated.
+template <int kShift>
+inline F Lookup4(const Table& t, I v) {
+  return Lookup<kShift>(t, v);
 }
 
 /// Rounds to nearest even, NaN stays NaN: the arithmetic of BF16(float).

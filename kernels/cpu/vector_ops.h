@@ -43,6 +43,17 @@ struct QuantizeKernels {
 };
 const QuantizeKernels& QuantizeKernelsFor(CpuIsa isa);
 
+/// The activations of the kinds that ReplacesInput is true of, with the codes of
+/// kernels/quant/activation.h.
+struct ReplaceKernels {
+  /// What the codes of row `row` of x stand for, in x's dtype: `out` [k], none of x's own memory.
+  void (*replace_row)(const ActivationQuant& q, const TensorView& x, int64_t row, void* out);
+  /// The codes themselves of an int8 kind, [k]. The scale is NaN when a code is none.
+  ActivationScale (*codes)(const ActivationQuant& q, const TensorView& x, int64_t row,
+                           int8_t* codes);
+};
+const ReplaceKernels& ReplaceKernelsFor(CpuIsa isa);
+
 struct RopeKernels {
   /// Row `row` of RopeAndStoreKv.
   void (*rope_and_store)(const TensorView& q, const TensorView& k, const TensorView& v, int64_t row,

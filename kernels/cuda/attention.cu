@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/elements.cuh"
 
 namespace quantd::QUANTD_CUDA_NS {
@@ -73,6 +74,29 @@ void LaunchMma(FloatType type, const AttentionArgs& a, int head_dim, AttentionLa
   AttentionMmaF16(a, head_dim, layout, grid_x, stream);
 }
 
+/// True when every layout finds its shared memory on the device: the layouts give the same bits,
+/// AttentionGeneric has others. Heads of 256 in 16 bits take 138 KiB, which compute capability 8.6
+/// and 8.9 have not.
+bool Fits(int head_dim, const KvArrays& cache, const DeviceLimits& device) {
+  int64_t bytes = 0;
+  const auto add = [&](auto dim, auto parts, auto tiles) {
+    constexpr int kDim = decltype(dim)::value, kParts = decltype(parts)::value,
+                  kTiles = decltype(tiles)::value;
+    const size_t shared = cache.k_scales != nullptr
+                              ? AttentionConfig<int8_t, kDim, kParts, kTiles>::kShared
+                              : AttentionConfig<BF16, kDim, kParts, kTiles>::kShared;
+    bytes = std::max(bytes, static_cast<int64_t>(shared));
+  };
+  for (const AttentionLayout layout : {AttentionLayout::kOneTile, AttentionLayout::kManyTiles}) {
+    if (cache.k_scales != nullptr) {
+      WithAttentionParts<int8_t>(head_dim, layout, add);
+    } else {
+      WithAttentionParts<BF16>(head_dim, layout, add);
+    }
+  }
+  return bytes <= device.shared_memory;
+}
+
 }  // namespace
 
 size_t AttentionWorkspaceBytes(int32_t rows, const AttentionShape& shape, int32_t max_blocks,
@@ -90,7 +114,8 @@ int32_t AttentionCounters(int32_t rows, const AttentionShape& shape) {
 }
 
 void Attention(Matrix q, const AttentionShape& shape, const AttentionArrays& batch,
-               const KvArrays& cache, Matrix out, const Workspace& workspace, Stream stream) {
+               const KvArrays& cache, Matrix out, const Workspace& workspace,
+               const DeviceLimits& device, Stream stream) {
   if (q.rows == 0) return;
   const Tiling t = TilingOf(shape);
   AttentionArgs a;
@@ -114,9 +139,9 @@ void Attention(Matrix q, const AttentionShape& shape, const AttentionArrays& bat
   a.num_kv_heads = shape.num_kv_heads;
   a.group = shape.num_heads / shape.num_kv_heads;
   a.scale_log2 = shape.scale * 1.44269504088896340736f;
-  if (!HasAttentionMma(shape.head_dim) || q.type == FloatType::kF32 ||
-      (cache.k_scales == nullptr && q.type != cache.type) || !IsAligned16(cache.k) ||
-      !IsAligned16(cache.v)) {
+  if (!HasAttentionMma(shape.head_dim) || !Fits(shape.head_dim, cache, device) ||
+      q.type == FloatType::kF32 || (cache.k_scales == nullptr && q.type != cache.type) ||
+      !IsAligned16(cache.k) || !IsAligned16(cache.v)) {
     return AttentionGeneric(a, q.type, cache.type, shape.head_dim, stream);
   }
 

@@ -77,32 +77,14 @@ void LaunchAttentionMma(const AttentionArgs& a, int grid_x, Stream stream) {
          stream, a);
 }
 
-/// The instantiation for head_dim and layout. A warp of kManyTiles holds a whole tile as long as
-/// two states of head_dim columns fit its registers.
+/// The instantiation for head_dim and layout.
 template <typename T, typename C>
 void DispatchAttentionMma(const AttentionArgs& a, int head_dim, AttentionLayout layout, int grid_x,
                           Stream stream) {
-  // Of 96 columns and more: codes to convert take the registers that let one warp hold a tile.
-  constexpr int kParts = std::is_same_v<C, int8_t> ? 2 : 1;
-  const bool one = layout == AttentionLayout::kOneTile;
-  switch (head_dim) {
-    case 32:
-      return one ? LaunchAttentionMma<T, C, 32, 2, 1>(a, grid_x, stream)
-                 : LaunchAttentionMma<T, C, 32, 1, ManyTiles(32)>(a, grid_x, stream);
-    case 64:
-      return one ? LaunchAttentionMma<T, C, 64, 4, 1>(a, grid_x, stream)
-                 : LaunchAttentionMma<T, C, 64, 1, ManyTiles(64)>(a, grid_x, stream);
-    case 96:
-      return one ? LaunchAttentionMma<T, C, 96, 2, 1>(a, grid_x, stream)
-                 : LaunchAttentionMma<T, C, 96, kParts, ManyTiles(96)>(a, grid_x, stream);
-    case 128:
-      return one ? LaunchAttentionMma<T, C, 128, 4, 1>(a, grid_x, stream)
-                 : LaunchAttentionMma<T, C, 128, kParts, ManyTiles(128)>(a, grid_x, stream);
-    case 256:
-      return one ? LaunchAttentionMma<T, C, 256, 4, 1>(a, grid_x, stream)
-                 : LaunchAttentionMma<T, C, 256, 4, ManyTiles(256)>(a, grid_x, stream);
-    default: break;
-  }
+  WithAttentionParts<C>(head_dim, layout, [&](auto dim, auto parts, auto tiles) {
+    LaunchAttentionMma<T, C, decltype(dim)::value, decltype(parts)::value, decltype(tiles)::value>(
+        a, grid_x, stream);
+  });
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/numeric.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/target.h"
@@ -91,5 +92,30 @@ struct AttentionConfig {
       kSums + (kInt8 && kParts > 1 ? size_t{kTiles} * (kTileKeys / 16) * kQueryRows * 16 : 0);
   static constexpr size_t kShared = kQ + size_t{kSharedSteps} * kThreads * 16;  // [steps][thread]
 };
+
+/// f(head size, warps of a tile, tiles side by side), as constants, for a cache of C: which
+/// instantiations there are. A warp of kManyTiles holds a whole tile as long as two states of
+/// head_dim columns fit its registers.
+template <typename C, typename F>
+void WithAttentionParts(int head_dim, AttentionLayout layout, F f) {
+  // Of 96 columns and more: codes to convert take the registers that let one warp hold a tile.
+  constexpr int kParts = std::is_same_v<C, int8_t> ? 2 : 1;
+  constexpr IntTag<1> kOne;
+  constexpr IntTag<2> kTwo;
+  constexpr IntTag<4> kFour;
+  const bool one = layout == AttentionLayout::kOneTile;
+  const auto run = [&](auto dim, auto parts_of_one, auto parts_of_many) {
+    constexpr int kTiles = ManyTiles(decltype(dim)::value);
+    return one ? f(dim, parts_of_one, kOne) : f(dim, parts_of_many, IntTag<kTiles>());
+  };
+  switch (head_dim) {
+    case 32: return run(IntTag<32>(), kTwo, kOne);
+    case 64: return run(IntTag<64>(), kFour, kOne);
+    case 96: return run(IntTag<96>(), kTwo, IntTag<kParts>());
+    case 128: return run(IntTag<128>(), kFour, IntTag<kParts>());
+    case 256: return run(IntTag<256>(), kFour, kFour);
+    default: break;
+  }
+}
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -66,4 +66,25 @@ absl::Status CheckGemmInt8(const int8_t* x, int64_t ldx, const int8_t* w, int64_
   return CheckWorkspace(workspace);
 }
 
+absl::Status CheckGemmFp8(const uint8_t* x, int64_t ldx, const uint8_t* w, int64_t ldw,
+                          const float* y, int64_t ldy, int32_t m, int32_t n, int32_t k,
+                          const void* workspace) {
+  if (m < 0 || n < 1 || k < 1 || ldx < k || ldw < k || ldy < n) {
+    return InvalidArgument("cuBLASLt: m {} n {} k {} with strides {}, {}, {}", m, n, k, ldx, ldw,
+                           ldy);
+  }
+  for (const int64_t size : {int64_t{m}, int64_t{n}, int64_t{k}, ldx, ldw, ldy}) {
+    if (size % 16 == 0) continue;
+    return InvalidArgument(
+        "cuBLASLt: an fp8 product needs multiples of 16: m {} n {} k {} strides {}, {}, {}", m, n,
+        k, ldx, ldw, ldy);
+  }
+  if (!Aligned(x, 16) || !Aligned(w, 16) || !Aligned(y, 16)) {
+    return InvalidArgument("cuBLASLt: an fp8 product needs 16-byte aligned matrices: {}, {}, {}",
+                           static_cast<const void*>(x), static_cast<const void*>(w),
+                           static_cast<const void*>(y));
+  }
+  return CheckWorkspace(workspace);
+}
+
 }  // namespace quantd::QUANTD_CUDA_NS

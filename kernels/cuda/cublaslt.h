@@ -38,6 +38,13 @@ class CublasLt {
   virtual absl::Status GemmInt8(const int8_t* x, int64_t ldx, const int8_t* w, int64_t ldw,
                                 int32_t* y, int64_t ldy, int32_t m, int32_t n, int32_t k,
                                 void* workspace, Stream stream) = 0;
+
+  /// y f32 [m, n] (ldy) = x e4m3 [m, k] (ldx) * w e4m3 [n, k]^T (ldw), not scaled, f32 sums;
+  /// compute capability 8.9 or later. INVALID_ARGUMENT unless m, n, k and the strides are multiples
+  /// of 16 and pointers are 16-byte aligned.
+  virtual absl::Status GemmFp8(const uint8_t* x, int64_t ldx, const uint8_t* w, int64_t ldw,
+                               float* y, int64_t ldy, int32_t m, int32_t n, int32_t k,
+                               void* workspace, Stream stream) = 0;
 };
 
 /// What CublasLt refuses: INVALID_ARGUMENT, or OK.
@@ -45,5 +52,8 @@ absl::Status CheckGemm16(const Matrix& x, const Matrix& w, const Matrix& y, cons
 absl::Status CheckGemmInt8(const int8_t* x, int64_t ldx, const int8_t* w, int64_t ldw,
                            const int32_t* y, int64_t ldy, int32_t m, int32_t n, int32_t k,
                            const void* workspace);
+absl::Status CheckGemmFp8(const uint8_t* x, int64_t ldx, const uint8_t* w, int64_t ldw,
+                          const float* y, int64_t ldy, int32_t m, int32_t n, int32_t k,
+                          const void* workspace);
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -160,6 +160,14 @@ class CublasLtLibrary final : public CublasLt {
     return Run({CUDA_R_8I, CUDA_R_32I, m, n, k, ldx, ldw, ldy}, x, w, y, workspace, stream);
   }
 
+  absl::Status GemmFp8(const uint8_t* x, int64_t ldx, const uint8_t* w, int64_t ldw, float* y,
+                       int64_t ldy, int32_t m, int32_t n, int32_t k, void* workspace,
+                       Stream stream) override {
+    RETURN_IF_ERROR(CheckGemmFp8(x, ldx, w, ldw, y, ldy, m, n, k, workspace));
+    // Without pointers to scales these are 1, and without FAST_ACCUM sums are kept in f32.
+    return Run({CUDA_R_8F_E4M3, CUDA_R_32F, m, n, k, ldx, ldw, ldy}, x, w, y, workspace, stream);
+  }
+
  private:
   using Key = std::tuple<int64_t, int64_t, int64_t, int, int, int64_t, int64_t, int64_t>;
 

@@ -63,6 +63,8 @@ KvArrays ToArrays(const KvLayer& cache) {
           cache.block_size,    cache.k_scales, cache.v_scales};
 }
 
+bool IsNested(const QuantFormat& format) { return format.scale == ScaleType::kNested; }
+
 const CudaPackedWeight& Packed(const PackedWeight& w) {
   return static_cast<const CudaPackedWeight&>(w);
 }
@@ -126,10 +128,6 @@ class CudaBackend final : public Backend {
                                                              std::vector<RowSegment> segments,
                                                              MemoryComponent component) override {
     RETURN_IF_ERROR(CheckCreatePacked(format, k, segments));
-    const bool known = IsPlain(format.codec) || format == QuantFormat::Int8Row() ||
-                       ((format.codec == Codec::kNf4 || format.codec == Codec::kFp4) &&
-                        format.block.kind == BlockShape::Kind::kFlat);
-    if (!known) return Unimplemented("no kernel for weights of format \"{}\"", format.ToString());
     RETURN_IF_ERROR(CudaPackedWeight::CheckSupported(format, k, segments));
     CudaPackedWeight::Plan plan = CudaPackedWeight::PlanFor(format, k, segments);
     ASSIGN_OR_RETURN(Buffer codes, Allocate(plan.code_bytes, component));
@@ -146,7 +144,11 @@ class CudaBackend final : public Backend {
   }
 
   bool QuantizesRows(const QuantFormat& format, DType values) const override {
-    return !IsPlain(format.codec) || format == QuantFormat::Plain(values);
+    if (IsPlain(format.codec)) return format == QuantFormat::Plain(values);
+    return format == QuantFormat::Int8Row() ||
+           (format.block.kind == BlockShape::Kind::kFlat &&
+            (format == QuantFormat::Block4(Codec::kNf4, format.block.size, IsNested(format)) ||
+             format == QuantFormat::Block4(Codec::kFp4, format.block.size, IsNested(format))));
   }
 
   absl::Status QuantizeRows(PackedWeight& weight, size_t segment,
@@ -229,7 +231,7 @@ class CudaBackend final : public Backend {
       return;
     }
     QUANTD_CUDA_NS::Attention(ToMatrix(q), ToShape(spec), ToArrays(batch), ToArrays(cache),
-                              ToMatrix(out), workspace, context_.stream);
+                              ToMatrix(out), workspace, context_.limits, context_.stream);
   }
 
   void GatedActivation(TensorView gate_up, Activation activation, TensorView out) override {
@@ -313,7 +315,7 @@ class CudaBackend final : public Backend {
       : options_(options), facts_(facts) {
     context_.stream = CreateStream();
     context_.side = CreateStream();
-    context_.limits = {facts.multiprocessors, facts.major, facts.minor};
+    context_.limits = {facts.multiprocessors, facts.major, facts.minor, facts.max_shared_memory};
   }
 
   absl::Status Start() {
@@ -355,7 +357,8 @@ class CudaBackend final : public Backend {
     const size_t bytes = matrix.scales.size() * sizeof(float);
     ASSIGN_OR_RETURN(const Buffer scales, Allocate(bytes, MemoryComponent::kWorkspace));
     WeightView view = weight.view();
-    view.nested = view.tiled_scales = false;
+    view.scale = Stored::kF32;
+    view.order = BlockOrder::kFlat;
     view.segments[segment].scales = scales.as<float>();
     QuantizeBlock4(view, static_cast<int>(segment), ToMatrix(values), context_.stream);
     Download(scales.data(), bytes, matrix.scales.data());

@@ -6,7 +6,7 @@
 namespace quantd::QUANTD_CUDA_NS {
 namespace {
 
-// int32 sums of LLM.int8 kept at once; more rows go in chunks.
+// int32 sums kept at once; more rows go in chunks.
 constexpr size_t kMaxSumsBytes = size_t{64} << 20;
 constexpr int32_t kSlabStep = 16;  // rows of a slab are a multiple
 
@@ -59,6 +59,7 @@ CudaLinear::CudaLinear(DeviceContext& context, Scratch& scratch, CublasLt* cubla
                        Determinism determinism, size_t slab_bytes)
     : context_(context),
       scratch_(scratch),
+      inputs_(context),
       cublaslt_(cublaslt),
       determinism_(determinism),
       slab_bytes_(slab_bytes),
@@ -72,16 +73,47 @@ CudaLinear::~CudaLinear() {
 
 void CudaLinear::Run(const WeightView& w, const ActivationQuant& activation, Matrix x,
                      const float* bias, Matrix y) {
-  const bool int8 = activation.kind == ActivationQuant::Kind::kInt8Outlier;
-  const LinearPolicy policy = {cublaslt_ != nullptr, determinism_};
-  switch (PlanLinear(w, int8, x, y, policy)) {
-    case LinearWay::kGeneric: LinearGeneric(w, x, bias, y, context_.stream); break;
+  const DeviceLimits& device = context_.limits;
+  const LinearPolicy policy = {cublaslt_ != nullptr, determinism_,
+                               cublaslt_ != nullptr && 10 * device.major + device.minor >= 89};
+  LinearWay way = PlanLinear(w, activation, x, y, policy);
+  if (!MultipliesCodes(way)) {
+    if (!Prepare(w, activation, x)) return;
+    way = PlanLinear(w, activation, x, y, policy);
+  }
+  switch (way) {
+    case LinearWay::kGeneric:
+      LinearGeneric(w, x, bias, y, activation.reference, context_.stream);
+      break;
     case LinearWay::kMma: RunMma(w, x, bias, y); break;
     case LinearWay::kGemm: RunGemm(w, x, bias, y); break;
     case LinearWay::kDequantizeGemm: RunDequantizeGemm(w, x, bias, y); break;
     case LinearWay::kInt8Mma: RunInt8(w, activation, x, bias, y, /*gemm=*/false); break;
     case LinearWay::kInt8Gemm: RunInt8(w, activation, x, bias, y, /*gemm=*/true); break;
+    case LinearWay::kFp8Gemm: RunFp8Gemm(w, activation, x, bias, y); break;
   }
+}
+
+bool CudaLinear::Prepare(const WeightView& w, const ActivationQuant& activation, Matrix& x) {
+  const bool replaces = ReplacesInput(activation.kind), gathers = w.columns != nullptr;
+  if (!replaces && !gathers) return true;
+  Matrix to = x;
+  to.stride = (x.cols + 7) / 8 * 8;  // rows aligned for every kernel
+  const size_t bytes =
+      AlignUp(static_cast<size_t>(x.rows) * static_cast<size_t>(to.stride) * SizeOf(x.type));
+  Workspace workspace;
+  if (!inputs_.Reserve((replaces && gathers ? 2 : 1) * bytes, 0, &workspace)) return false;
+  to.data = workspace.data;
+  if (replaces) {
+    ReplaceInput(activation, x, to, context_.stream);
+    x = to;
+    to.data = static_cast<std::byte*>(to.data) + bytes;
+  }
+  if (gathers) {
+    GatherColumns(x, w.columns, to, context_.stream);
+    x = to;
+  }
+  return true;
 }
 
 void CudaLinear::RunMma(const WeightView& w, Matrix x, const float* bias, Matrix y) {
@@ -155,9 +187,16 @@ void CudaLinear::RunInt8(const WeightView& w, const ActivationQuant& activation,
   if (!scratch_.Reserve(activation_bytes + more, counters, &workspace)) return;
   auto* const rest = static_cast<std::byte*>(workspace.data) + activation_bytes;
 
-  const Int8Activations a = Int8ActivationsAt(workspace.data, x.rows, w.k);
-  QuantizeInt8(x, activation.threshold, activation.scope == ActivationQuant::OutlierScope::kCall, a,
-               context_.stream);
+  Int8Activations a = Int8ActivationsAt(workspace.data, x.rows, w.k);
+  if (activation.kind == ActivationQuant::Kind::kInt8Outlier) {
+    QuantizeInt8(x, activation.threshold, activation.scope == ActivationQuant::OutlierScope::kCall,
+                 a, context_.stream);
+  } else {
+    a.divisor = 1.0f;
+    QuantizeTokens(activation, x,
+                   {reinterpret_cast<uint8_t*>(a.codes), a.scales, a.counts, a.padded_k},
+                   context_.stream);
+  }
   if (gemm) {
     Int8Gemm(w, a, x, bias, y, rest + CublasLt::kWorkspaceBytes, chunk_rows, rest);
     return;
@@ -165,6 +204,39 @@ void CudaLinear::RunInt8(const WeightView& w, const ActivationQuant& activation,
   const Workspace remaining = {rest, workspace.bytes - activation_bytes, workspace.counters,
                                workspace.num_counters};
   LinearInt8Mma(w, x, a, bias, y, remaining, context_.limits, context_.stream);
+}
+
+void CudaLinear::RunFp8Gemm(const WeightView& w, const ActivationQuant& activation, Matrix x,
+                            const float* bias, Matrix y) {
+  constexpr int32_t kRowStep = 16;  // the library takes multiples; what the others hold is not read
+  const int32_t padded_rows = (x.rows + kRowStep - 1) / kRowStep * kRowStep;
+  const size_t sum_row_bytes = static_cast<size_t>(w.n) * sizeof(float);
+  const int32_t chunk_rows =
+      std::min(padded_rows, std::max(kRowStep, static_cast<int32_t>(kMaxSumsBytes / sum_row_bytes) /
+                                                   kRowStep * kRowStep));
+  const size_t code_bytes = AlignUp(static_cast<size_t>(padded_rows) * static_cast<size_t>(w.k));
+  const size_t scale_bytes = AlignUp(static_cast<size_t>(padded_rows) * sizeof(float));
+  Workspace workspace;
+  if (!scratch_.Reserve(CublasLt::kWorkspaceBytes + code_bytes + scale_bytes +
+                            static_cast<size_t>(chunk_rows) * sum_row_bytes,
+                        0, &workspace)) {
+    return;
+  }
+  auto* const codes_at = static_cast<std::byte*>(workspace.data) + CublasLt::kWorkspaceBytes;
+  auto* const codes = reinterpret_cast<uint8_t*>(codes_at);
+  auto* const scales = reinterpret_cast<float*>(codes_at + code_bytes);
+  auto* const sums = reinterpret_cast<float*>(codes_at + code_bytes + scale_bytes);
+  QuantizeTokens(activation, x, {codes, scales, nullptr, w.k}, context_.stream);
+  for (int32_t first = 0; first < x.rows; first += chunk_rows) {
+    const int32_t rows = std::min(chunk_rows, padded_rows - first);
+    ForRuns(w, 1, [&](const uint8_t* weight, int32_t first_row, int32_t weight_rows) {
+      context_.Note(cublaslt_->GemmFp8(codes + static_cast<int64_t>(first) * w.k, w.k, weight, w.k,
+                                       sums + first_row, w.n, rows, weight_rows, w.k,
+                                       workspace.data, context_.stream));
+    });
+    RescaleFp8(w, scales + first, sums, w.n, bias, Rows(y, first, std::min(rows, x.rows - first)),
+               context_.stream);
+  }
 }
 
 void CudaLinear::Int8Gemm(const WeightView& w, const Int8Activations& a, Matrix x,

@@ -23,6 +23,8 @@ class CudaLinear {
            Matrix y);
 
  private:
+  /// x becomes what its codes stand for, in the weight's columns, in scratch; false: no room.
+  bool Prepare(const WeightView& w, const ActivationQuant& activation, Matrix& x);
   void RunMma(const WeightView& w, Matrix x, const float* bias, Matrix y);
   void RunGemm(const WeightView& w, Matrix x, const float* bias, Matrix y);
   void RunDequantizeGemm(const WeightView& w, Matrix x, const float* bias, Matrix y);
@@ -31,8 +33,12 @@ class CudaLinear {
   void Int8Gemm(const WeightView& w, const Int8Activations& a, Matrix x, const float* bias,
                 Matrix y, std::byte* sums, int32_t chunk_rows, void* workspace);
 
+  void RunFp8Gemm(const WeightView& w, const ActivationQuant& activation, Matrix x,
+                  const float* bias, Matrix y);
+
   DeviceContext& context_;
   Scratch& scratch_;
+  Scratch inputs_;  // what Prepare makes, while an op works in scratch_
   CublasLt* const cublaslt_;
   const Determinism determinism_;
   const size_t slab_bytes_;

@@ -1,12 +1,14 @@
-// Dequantize: 4-bit and int8 weights -> row-major bf16, f16 or f32, for cuBLASLt.
+// Dequantize: quantized weights -> row-major bf16, f16 or f32, for cuBLASLt.
 //
-// Block4. Idea: a tile is read in fragment order (512 bytes, 16 a lane), expanded to pairs, and
-// turned to rows through shared memory, so that both sides move 16 bytes a lane. Mapping: a warp
-// owns one tile of 16 rows x 64 columns, a block four tiles in a row; grid x k tiles, y row tiles.
-// The table is read from shared memory 16-fold: lanes meet in banks, but two loads of a pair hide
-// behind 4.6 bytes of DRAM. Int8. A thread owns eight columns of a row: 8 bytes in, 16 or 32 out.
+// 4-bit codes. Idea: a tile is read in fragment order (512 bytes, 16 a lane), expanded to pairs,
+// and turned to rows through shared memory, so that both sides move 16 bytes a lane. Mapping: a
+// warp owns one tile of 16 rows x 64 columns, a block four tiles in a row; grid x k tiles, y row
+// tiles. The table is read from shared memory 16-fold: lanes meet in banks, but two loads of a pair
+// hide behind 4.6 bytes of DRAM. Codes of 8 and of 2 bits, which lie row-major. A thread owns eight
+// columns of a row, which mostly share a block: 8 or 2 bytes in, 16 or 32 out.
 //
-// Bytes moved per weight: 0.5 + scale + 2 (bf16), or 1 + 2. Expected bound: DRAM.
+// Bytes moved per weight: 0.5 + scale + 2 (bf16), 1 + 2, or 0.25 + scale + 2. Expected bound: DRAM;
+// where blocks are not whole tiles of 4-bit codes or cross rows, finding them.
 #include <algorithm>
 
 #include "kernels/cuda/elements.cuh"
@@ -21,10 +23,11 @@ constexpr int kWarps = 4;
 struct DequantizeArgs {
   WeightView w;
   Matrix out;
-  int32_t first_row = 0;   // of the weight: row 0 of out
-  int32_t first_tile = 0;  // row tile of blockIdx.y 0
-  bool wide = false;       // groups of eight outputs may be stored by 16 bytes
-  float values[16] = {};   // of the 4-bit codes
+  int32_t first_row = 0;    // of the weight: row 0 of out
+  int32_t first_tile = 0;   // row tile of blockIdx.y 0
+  bool wide = false;        // groups of eight outputs may be stored by 16 bytes
+  bool wide_codes = false;  // segments of byte codes start at multiples of 8
+  float values[16] = {};    // of the 4-bit codes
 };
 
 template <typename T>
@@ -34,7 +37,7 @@ struct Pair {
 
 /// One tile a warp.
 template <typename T>
-__global__ void __launch_bounds__(32 * kWarps) DequantizeBlock4Kernel(DequantizeArgs args) {
+__global__ void __launch_bounds__(32 * kWarps) DequantizeTilesKernel(DequantizeArgs args) {
   // Rows of 64 elements and 16 bytes: a store of pairs (4 g + t words on) and a load of 16 bytes
   // are free of bank conflicts for 16-bit elements.
   constexpr int kStride = kTileCols + 16 / static_cast<int>(sizeof(T));
@@ -61,9 +64,10 @@ __global__ void __launch_bounds__(32 * kWarps) DequantizeBlock4Kernel(Dequantize
   const int rows[2] = {first + lane / 4 < last ? first + lane / 4 : last,
                        first + lane / 4 + 8 < last ? first + lane / 4 + 8 : last};
   const int first_col = k_tile * kTileCols;
-  float scales[2] = {};
-  if (w.tiled_scales) {
-    for (int r = 0; r < 2; ++r) scales[r] = BlockScale(w, segment, rows[r], first_col);
+  const bool tiled = w.order == BlockOrder::kTiled;
+  BlockValues blocks[2];
+  if (tiled) {
+    for (int r = 0; r < 2; ++r) blocks[r] = BlockOf(w, segment, rows[r], first_col);
   }
 #pragma unroll
   for (int s = 0; s < 4; ++s) {
@@ -71,15 +75,15 @@ __global__ void __launch_bounds__(32 * kWarps) DequantizeBlock4Kernel(Dequantize
     for (int i = 0; i < 4; ++i) {
       const uint32_t pair = words[s] >> (8 * i) & 0xffu;
       const int col = 16 * s + 8 * (i / 2) + 2 * (lane % 4);
-      float low_scale = scales[i % 2], high_scale = low_scale;
-      if (!w.tiled_scales) {  // columns of padding take the last column's scale
+      BlockValues low = blocks[i % 2], high = low;
+      if (!tiled) {  // columns of padding take the last column's block
         const int c = first_col + col;
-        low_scale = BlockScale(w, segment, rows[i % 2], c < w.k ? c : w.k - 1);
-        high_scale = BlockScale(w, segment, rows[i % 2], c + 1 < w.k ? c + 1 : w.k - 1);
+        low = BlockOf(w, segment, rows[i % 2], c < w.k ? c : w.k - 1);
+        high = BlockOf(w, segment, rows[i % 2], c + 1 < w.k ? c + 1 : w.k - 1);
       }
       T* const to = tile + (lane / 4 + 8 * (i % 2)) * kStride + col;
-      *reinterpret_cast<Pair<T>*>(to) = {FromFloat<T>(values[pair >> 4] * low_scale),
-                                         FromFloat<T>(values[pair & 15] * high_scale)};
+      *reinterpret_cast<Pair<T>*>(to) = {FromFloat<T>(Dequantized(w, values[pair >> 4], low)),
+                                         FromFloat<T>(Dequantized(w, values[pair & 15], high))};
     }
   }
   __syncwarp();
@@ -99,8 +103,8 @@ __global__ void __launch_bounds__(32 * kWarps) DequantizeBlock4Kernel(Dequantize
 }
 
 /// Eight columns a thread.
-template <typename T>
-__global__ void __launch_bounds__(32 * kWarps) DequantizeInt8Kernel(DequantizeArgs args) {
+template <typename T, int kBits>
+__global__ void __launch_bounds__(32 * kWarps) DequantizeRowsKernel(DequantizeArgs args) {
   const WeightView& w = args.w;
   const int col =
       (static_cast<int>(blockIdx.x) * 32 * kWarps + static_cast<int>(threadIdx.x)) * kGroup;
@@ -108,24 +112,34 @@ __global__ void __launch_bounds__(32 * kWarps) DequantizeInt8Kernel(DequantizeAr
   const int out_row = static_cast<int>(blockIdx.y);
   const WeightSegment segment = SegmentOfRow(w, args.first_row + out_row);
   const int row = args.first_row + out_row - segment.first_row;
-  constexpr float kStep = 1.0f / 127.0f;  // kInt8Step of format.h
-  const float step = segment.scales[row] * kStep;
-  const uint8_t* const from = segment.codes + static_cast<int64_t>(row) * w.k + col;
   T* const to = static_cast<T*>(args.out.data) + out_row * args.out.stride + col;
-  if (args.wide && col + kGroup <= w.k && w.k % kGroup == 0) {
-    const uint2 codes = *reinterpret_cast<const uint2*>(from);
-    float v[kGroup];
+  const int count = w.k - col < kGroup ? w.k - col : kGroup;
+  const int64_t place = BlockPlace(w, segment, row, col);
+  // Places ascend along a row, but for strided blocks, which no two neighbours share.
+  const bool shared =
+      w.order != BlockOrder::kStrided && place == BlockPlace(w, segment, row, col + count - 1);
+  BlockValues block = BlockAt(w, segment, place, row, col);
+  float v[kGroup] = {};
+  if (kBits == 8 && count == kGroup && w.k % kGroup == 0 && args.wide_codes) {
+    const uint2 codes =
+        *reinterpret_cast<const uint2*>(segment.codes + static_cast<int64_t>(row) * w.k + col);
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
-      const uint32_t word = i < 4 ? codes.x : codes.y;
-      v[i] = Int8Codec::Decode(static_cast<uint8_t>(word >> (8 * (i % 4)))) * step;
+      v[i] = ByteCode(w.codec, static_cast<uint8_t>((i < 4 ? codes.x : codes.y) >> (8 * (i % 4))));
     }
-    Store<kGroup>(to, v);
-    return;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      if (i < count) v[i] = RowMajorCode<kBits>(w, segment, row, col + i);
+    }
   }
-  for (int c = 0; c < kGroup && col + c < w.k; ++c) {
-    to[c] = FromFloat<T>(Int8Codec::Decode(from[c]) * step);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {
+    if (!shared && i > 0 && i < count) block = BlockOf(w, segment, row, col + i);
+    v[i] = Dequantized(w, v[i], block);
   }
+  if (args.wide && count == kGroup) return Store<kGroup>(to, v);
+  for (int i = 0; i < count; ++i) to[i] = FromFloat<T>(v[i]);
 }
 
 /// The row tile of output row `row`.
@@ -141,7 +155,7 @@ int TileOfRow(const WeightView& w, int row) {
 constexpr int kMaxGridY = 65535;
 
 template <typename T>
-void LaunchBlock4(DequantizeArgs args, Stream stream) {
+void LaunchTiles(DequantizeArgs args, Stream stream) {
   constexpr int kStride = kTileCols + 16 / static_cast<int>(sizeof(T));
   constexpr size_t kShared = 64 + kWarps * kTileRows * kStride * sizeof(T);
   const int end_tile = TileOfRow(args.w, args.first_row + args.out.rows - 1) + 1;
@@ -149,12 +163,12 @@ void LaunchBlock4(DequantizeArgs args, Stream stream) {
        args.first_tile += kMaxGridY) {
     const dim3 grid(static_cast<unsigned>(CeilDiv(args.w.k, kTileCols * kWarps)),
                     static_cast<unsigned>(std::min(kMaxGridY, end_tile - args.first_tile)));
-    LAUNCH((DequantizeBlock4Kernel<T>), grid, dim3(32 * kWarps), kShared, stream, args);
+    LAUNCH((DequantizeTilesKernel<T>), grid, dim3(32 * kWarps), kShared, stream, args);
   }
 }
 
-template <typename T>
-void LaunchInt8(DequantizeArgs args, Stream stream) {
+template <typename T, int kBits>
+void LaunchRows(DequantizeArgs args, Stream stream) {
   const Matrix all = args.out;
   const int first_row = args.first_row;
   for (int first = 0; first < all.rows; first += kMaxGridY) {
@@ -163,7 +177,7 @@ void LaunchInt8(DequantizeArgs args, Stream stream) {
     args.out.data = static_cast<T*>(all.data) + first * all.stride;
     const dim3 grid(static_cast<unsigned>(CeilDiv(args.w.k, kGroup * 32 * kWarps)),
                     static_cast<unsigned>(args.out.rows));
-    LAUNCH((DequantizeInt8Kernel<T>), grid, dim3(32 * kWarps), 0, stream, args);
+    LAUNCH((DequantizeRowsKernel<T, kBits>), grid, dim3(32 * kWarps), 0, stream, args);
   }
 }
 
@@ -173,13 +187,18 @@ void Dequantize(const WeightView& w, int32_t first_row, Matrix out, Stream strea
   if (out.rows == 0) return;
   DequantizeArgs args{w, out, first_row};
   args.wide = IsAligned16(out.data) && out.stride * BytesOf(out.type) % 16 == 0;
-  if (w.codec != Codec::kInt8) {
-    std::copy_n(w.codec == Codec::kNf4 ? kNf4Table : kFp4Table, 16, args.values);
+  args.wide_codes = true;
+  for (int i = 0; i < w.num_segments; ++i) {
+    args.wide_codes =
+        args.wide_codes && reinterpret_cast<uintptr_t>(w.segments[i].codes) % kGroup == 0;
   }
+  const int bits = BitsOf(w.codec);
+  if (bits == 4) std::copy_n(TableOf(w.codec), 16, args.values);
   WithType(out.type, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    if (w.codec == Codec::kInt8) return LaunchInt8<T>(args, stream);
-    LaunchBlock4<T>(args, stream);
+    if (bits == 8) return LaunchRows<T, 8>(args, stream);
+    if (bits == 2) return LaunchRows<T, 2>(args, stream);
+    LaunchTiles<T>(args, stream);
   });
 }
 

@@ -70,6 +70,15 @@ __device__ __forceinline__ void Store(T* p, const float (&v)[W]) {
   }
 }
 
+/// Columns col .. col + 7 of a row as f32, zero from k on. `aligned`: rows are 16-byte aligned.
+template <typename T>
+__device__ __forceinline__ void LoadUpTo8(const T* row, int col, int k, bool aligned,
+                                          float (&v)[kGroup]) {
+  if (aligned && col + kGroup <= k) return Load<kGroup>(row + col, v);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) v[i] = col + i < k ? ToFloat(row[col + i]) : 0.0f;
+}
+
 /// Copies W elements bit for bit.
 template <int W, typename T>
 __device__ __forceinline__ void Copy(const T* from, T* to) {

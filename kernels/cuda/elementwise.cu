@@ -6,7 +6,8 @@
 // view is not aligned for that. Neighbouring threads touch neighbouring addresses, and no index is
 // divided.
 //
-// Bytes moved an element (16-bit types): embed and gather 4, gated SiLU 6, bias 4 plus 4 of bias
+// Bytes moved an element (16-bit types): embed and gathers 4 (plus 4 a
+// column from L2 where columns are gathered), gated SiLU 6, bias 4 plus 4 of bias
 // per column from L2. All are bound by memory for large row counts and by launch latency in decode.
 //
 // Rounding: f32 inside, one rounding on store; moves without change of type are bit for bit.
@@ -53,6 +54,17 @@ __global__ void __launch_bounds__(kThreads)
     Load<W>(from, v);
     Store<W>(to, v);
   }
+}
+
+/// Bits only: T is an unsigned integer.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    GatherColumnsKernel(const T* x, int64_t stride, const int32_t* columns, T* out,
+                        int64_t out_stride, int cols) {
+  const int col = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (col >= cols) return;
+  out[static_cast<int64_t>(blockIdx.x) * out_stride + col] =
+      x[static_cast<int64_t>(blockIdx.x) * stride + columns[col]];
 }
 
 /// silu(g) = g / (1 + exp(-g)): exp overflows to infinity below -88, which gives the zero it
@@ -150,6 +162,20 @@ void GatherRows(Matrix x, const int32_t* rows, Matrix out, Stream stream) {
   source.num_segments = 1;
   source.stride = x.stride;
   CopyRows(source, x.type, IsWide(x) && IsWide(out), rows, out, stream);
+}
+
+void GatherColumns(Matrix x, const int32_t* columns, Matrix out, Stream stream) {
+  if (out.rows == 0) return;
+  const Grid grid = GridOf(out.rows, out.cols, 1);
+  if (x.type == FloatType::kF32) {
+    LAUNCH((GatherColumnsKernel<uint32_t>), grid.blocks, grid.threads, 0, stream,
+           static_cast<const uint32_t*>(x.data), x.stride, columns,
+           static_cast<uint32_t*>(out.data), out.stride, out.cols);
+  } else {
+    LAUNCH((GatherColumnsKernel<uint16_t>), grid.blocks, grid.threads, 0, stream,
+           static_cast<const uint16_t*>(x.data), x.stride, columns,
+           static_cast<uint16_t*>(out.data), out.stride, out.cols);
+  }
 }
 
 void GatedSilu(Matrix gate_up, Matrix out, Stream stream) {

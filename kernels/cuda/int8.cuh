@@ -1,5 +1,6 @@
-// What the kernels of LLM.int8 share: where a row of a weight lies, elements of any activation
-// type, and the arithmetic that turns an int32 sum and a row's outliers into an element of y.
+// What the kernels of int8 activations share, LLM.int8's and plain ones: where a row of a weight
+// lies, elements of any activation type, and the arithmetic that turns an int32 sum and a row's
+// outliers into an element of y.
 //
 // Both ways to the int32 sums (our mma kernels, cuBLASLt) end in the functions below, and integer
 // sums have no order, so all of them give the same bits for every number of rows.
@@ -16,6 +17,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/target.h"
+#include "kernels/cuda/weight_decode.cuh"
 
 namespace quantd::QUANTD_CUDA_NS {
 
@@ -26,13 +28,13 @@ inline constexpr float kWeightStep = 1.0f / 127.0f;
 /// A row of an int8 weight.
 struct Int8Row {
   const int8_t* codes = nullptr;  // [k]
-  float scb = 0.0f;
+  float scale = 0.0f;             // as stored: LLM.int8's SCB
 };
 
 /// Row `row` (a column of y) of `w`. Selects, since indexing a kernel's argument would copy it.
 __device__ __forceinline__ Int8Row Int8RowOf(const WeightView& w, int row) {
   const uint8_t* codes = w.segments[0].codes;
-  const float* scales = w.segments[0].scales;
+  const void* scales = w.segments[0].scales;
   int first = 0;
 #pragma unroll
   for (int s = 1; s < WeightView::kMaxSegments; ++s) {
@@ -43,7 +45,8 @@ __device__ __forceinline__ Int8Row Int8RowOf(const WeightView& w, int row) {
     }
   }
   const int64_t local = row - first;
-  return {reinterpret_cast<const int8_t*>(codes) + local * w.k, scales[local]};
+  return {reinterpret_cast<const int8_t*>(codes) + local * w.k,
+          LoadRowScale(w.scale, scales, local)};
 }
 
 /// True when every row of codes is 16-byte aligned.
@@ -72,22 +75,6 @@ __device__ __forceinline__ uint4 Load16Codes(const int8_t* row, int offset, int 
   }
 }
 
-__device__ __forceinline__ float LoadElement(FloatType type, const void* data, int64_t i) {
-  if (type == FloatType::kBF16) return FloatOfBF16(static_cast<const uint16_t*>(data)[i]);
-  if (type == FloatType::kF16) return FloatOfF16(static_cast<const uint16_t*>(data)[i]);
-  return static_cast<const float*>(data)[i];
-}
-
-__device__ __forceinline__ void StoreElement(FloatType type, void* data, int64_t i, float v) {
-  if (type == FloatType::kBF16) {
-    static_cast<uint16_t*>(data)[i] = BitsOfBF16(v);
-  } else if (type == FloatType::kF16) {
-    static_cast<uint16_t*>(data)[i] = BitsOfF16(v);
-  } else {
-    static_cast<float*>(data)[i] = v;
-  }
-}
-
 /// sum + x * (code * step): the product of the weight is rounded to f32, as ref's is.
 __device__ __forceinline__ float AddOutlier(float sum, float x, int code, float step) {
   return __fmaf_rn(x, __fmul_rn(static_cast<float>(code), step), sum);
@@ -102,9 +89,10 @@ __device__ __forceinline__ float JoinOutlierParts(const float (&p)[kOutlierParts
 }
 
 /// y before it is rounded to its type: the int8 part, then the outliers, then the bias.
-__device__ __forceinline__ float FinishInt8(int32_t sum, float row_scale, float scb, float outliers,
-                                            const float* bias, int row) {
-  const float scale = __fdiv_rn(__fmul_rn(row_scale, scb), 127.0f * 127.0f);
+__device__ __forceinline__ float FinishInt8(int32_t sum, float row_scale, float weight_scale,
+                                            float divisor, float outliers, const float* bias,
+                                            int row) {
+  const float scale = __fdiv_rn(__fmul_rn(row_scale, weight_scale), divisor);
   const float y = __fadd_rn(__fmul_rn(static_cast<float>(sum), scale), outliers);
   return bias == nullptr ? y : __fadd_rn(y, bias[row]);
 }

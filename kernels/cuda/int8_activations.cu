@@ -13,6 +13,7 @@
 // hardware.
 #include <cstdint>
 
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/int8.cuh"
 #include "kernels/cuda/numeric.cuh"
 #include "kernels/cuda/ops.h"
@@ -23,32 +24,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr size_t kPartAlignment = 256;
-
-/// Columns col .. col + 7 of a row as f32, zero from k on. `aligned`: rows are 16-byte aligned.
-template <typename T>
-__device__ __forceinline__ void Load8(const T* row, int col, int k, bool aligned, float (&v)[8]) {
-  if (aligned && col + 8 <= k) {
-    constexpr int kPerLoad = 16 / sizeof(T);
-#pragma unroll
-    for (int i = 0; i < 8; i += kPerLoad) {
-      const uint4 raw = *reinterpret_cast<const uint4*>(row + col + i);
-      const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-      for (int j = 0; j < kPerLoad; ++j) {
-        if constexpr (sizeof(T) == 4) {
-          v[i + j] = std::bit_cast<float>(words[j]);
-        } else {
-          T element;
-          element.bits = static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2));
-          v[i + j] = ToFloat(element);
-        }
-      }
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) v[i] = col + i < k ? ToFloat(row[col + i]) : 0.0f;
-}
 
 /// Bits of |x| through f16: as integers they are in the order of the magnitudes, NaN the largest.
 __device__ __forceinline__ uint32_t Magnitude(float x) {
@@ -68,7 +43,7 @@ __global__ __launch_bounds__(kThreads) void Int8MarkKernel(Matrix x, float thres
   auto* mask = reinterpret_cast<uint8_t*>(out.masks + r * (out.padded_k / 32));
   for (int chunk = static_cast<int>(threadIdx.x); chunk < out.padded_k / 8; chunk += kThreads) {
     float v[8];
-    Load8(row, 8 * chunk, x.cols, aligned, v);
+    LoadUpTo8(row, 8 * chunk, x.cols, aligned, v);
     uint32_t bits = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) bits |= IsOutlier(Magnitude(v[i]), threshold) ? 1u << i : 0;
@@ -132,7 +107,7 @@ __global__ __launch_bounds__(kThreads) void Int8QuantizeKernel(Matrix x, float t
   uint32_t largest = 0;
   for (int chunk = tid; chunk < out.padded_k / 8; chunk += kThreads) {
     float v[8];
-    Load8(row, 8 * chunk, x.cols, aligned, v);
+    LoadUpTo8(row, 8 * chunk, x.cols, aligned, v);
     uint32_t bits = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -162,7 +137,7 @@ __global__ __launch_bounds__(kThreads) void Int8QuantizeKernel(Matrix x, float t
   int8_t* codes = out.codes + r * out.padded_k;
   for (int chunk = tid; chunk < out.padded_k / 8; chunk += kThreads) {
     float v[8];
-    Load8(row, 8 * chunk, x.cols, aligned, v);
+    LoadUpTo8(row, 8 * chunk, x.cols, aligned, v);
     const uint32_t bits = mask_bytes[chunk];
     uint32_t packed[2] = {0, 0};
 #pragma unroll

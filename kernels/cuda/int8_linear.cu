@@ -32,14 +32,14 @@ constexpr int kChunkRows = 512;  // rows of x at most in one launch of the tiles
 __device__ __forceinline__ float OutlierPart(int part, const Matrix& x, int token,
                                              const Int8Activations& a, int count,
                                              const Int8Row& weight) {
-  const float step = __fmul_rn(weight.scb, kWeightStep);
+  const float step = __fmul_rn(weight.scale, kWeightStep);
   const int64_t x_row = token * x.stride;
   float sum = 0.0f;
   if (count <= Int8Activations::kMaxOutliers) {
     const int32_t* columns = a.columns + int64_t{token} * Int8Activations::kMaxOutliers;
     for (int i = part; i < count; i += kOutlierParts) {
       const int c = columns[i];
-      sum = AddOutlier(sum, LoadElement(x.type, x.data, x_row + c), weight.codes[c], step);
+      sum = AddOutlier(sum, LoadFloat(x.type, x.data, x_row + c), weight.codes[c], step);
     }
     return sum;
   }
@@ -48,7 +48,7 @@ __device__ __forceinline__ float OutlierPart(int part, const Matrix& x, int toke
   for (int i = part; i < words; i += kOutlierParts) {
     for (uint32_t bits = mask[i]; bits != 0; bits &= bits - 1) {
       const int c = i * 32 + __ffs(static_cast<int>(bits)) - 1;
-      sum = AddOutlier(sum, LoadElement(x.type, x.data, x_row + c), weight.codes[c], step);
+      sum = AddOutlier(sum, LoadFloat(x.type, x.data, x_row + c), weight.codes[c], step);
     }
   }
   return sum;
@@ -169,9 +169,9 @@ __global__ __launch_bounds__(kThreads) void Int8StreamKernel(WeightView w, Matri
       const_cast<int32_t*>(sums.data)[blockIdx.y * sums.split_stride + token * sums.stride + row] =
           block_sums[at];
     } else {
-      StoreElement(y.type, y.data, token * y.stride + row,
-                   FinishInt8(block_sums[at], a.scales[token], Int8RowOf(w, row).scb, outliers[at],
-                              bias, row));
+      StoreFloat(y.type, y.data, token * y.stride + row,
+                 FinishInt8(block_sums[at], a.scales[token], Int8RowOf(w, row).scale, a.divisor,
+                            outliers[at], bias, row));
     }
   }
 }

@@ -120,7 +120,7 @@ __device__ __forceinline__ void AddListed(const WeightView& w, const Matrix& x, 
     for (int p = 0; p < kOutlierParts; ++p) {
       if (i + p >= count) break;
       const int c = columns[i + p];
-      const float value = LoadElement(x.type, x.data, token * x.stride + c);
+      const float value = LoadFloat(x.type, x.data, token * x.stride + c);
       uint32_t codes = 0;
       if (gathered) {
         const int slot = s.rank[c / 32] + __popc(s.mask[c / 32] & ((1u << c % 32) - 1));
@@ -155,7 +155,7 @@ __device__ __forceinline__ void AddMasked(const WeightView& w, const Matrix& x, 
     for (int p = 0; p < kOutlierParts; ++p) {
       for (uint32_t bits = i + p < words ? mask[i + p] : 0; bits != 0; bits &= bits - 1) {
         const int c = (i + p) * 32 + __ffs(static_cast<int>(bits)) - 1;
-        const float value = LoadElement(x.type, x.data, token * x.stride + c);
+        const float value = LoadFloat(x.type, x.data, token * x.stride + c);
 #pragma unroll
         for (int j = 0; j < kPerLane; ++j) {
           parts.v[j][p] = AddOutlier(parts.v[j][p], value, rows[j][c], steps[j]);
@@ -169,7 +169,7 @@ __device__ __forceinline__ void AddMasked(const WeightView& w, const Matrix& x, 
 __device__ __forceinline__ void StoreColumns(const Matrix& y, int64_t at,
                                              const float (&v)[kPerLane], int count, bool vector) {
   if (!vector || count < kPerLane) {
-    for (int j = 0; j < kPerLane && j < count; ++j) StoreElement(y.type, y.data, at + j, v[j]);
+    for (int j = 0; j < kPerLane && j < count; ++j) StoreFloat(y.type, y.data, at + j, v[j]);
   } else if (y.type == FloatType::kF32) {
     *reinterpret_cast<float4*>(static_cast<float*>(y.data) + at) =
         make_float4(v[0], v[1], v[2], v[3]);
@@ -185,10 +185,10 @@ __device__ __forceinline__ void StoreColumns(const Matrix& y, int64_t at,
 }
 
 /// `vector`: four sums may be read at once and four elements of y written.
-__global__ __launch_bounds__(kThreads) void Int8RescaleKernel(WeightView w, Matrix x,
-                                                              Int8Activations a, Int8Sums sums,
-                                                              const float* bias, Matrix y,
-                                                              int tokens_per_block, bool vector) {
+__global__ __launch_bounds__(kThreads,
+                             2) void Int8RescaleKernel(WeightView w, Matrix x, Int8Activations a,
+                                                       Int8Sums sums, const float* bias, Matrix y,
+                                                       int tokens_per_block, bool vector) {
   DYN_SMEM(uint32_t, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first_column = static_cast<int>(blockIdx.x) * kColumns;
@@ -199,11 +199,11 @@ __global__ __launch_bounds__(kThreads) void Int8RescaleKernel(WeightView w, Matr
 
   const int column = first_column + lane * kPerLane;
   if (column >= w.n) return;
-  float scb[kPerLane], steps[kPerLane];
+  float scales[kPerLane], steps[kPerLane];
 #pragma unroll
   for (int j = 0; j < kPerLane; ++j) {
-    scb[j] = Int8RowOf(w, min(column + j, w.n - 1)).scb;
-    steps[j] = __fmul_rn(scb[j], kWeightStep);
+    scales[j] = Int8RowOf(w, min(column + j, w.n - 1)).scale;
+    steps[j] = __fmul_rn(scales[j], kWeightStep);
   }
   for (int token = first_token + warp; token < first_token + tokens; token += kWarps) {
     int32_t sum[kPerLane] = {};
@@ -232,7 +232,7 @@ __global__ __launch_bounds__(kThreads) void Int8RescaleKernel(WeightView w, Matr
     float v[kPerLane];
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
-      v[j] = FinishInt8(sum[j], row_scale, scb[j], JoinOutlierParts(parts.v[j]), bias,
+      v[j] = FinishInt8(sum[j], row_scale, scales[j], a.divisor, JoinOutlierParts(parts.v[j]), bias,
                         min(column + j, w.n - 1));
     }
     StoreColumns(y, token * y.stride + column, v, w.n - column, vector);

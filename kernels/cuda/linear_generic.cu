@@ -1,8 +1,8 @@
 // LinearGeneric: y = x W^T + bias for every format and type, on CUDA cores.
 //
 // Idea. A tile of weights is decoded to f32 in shared memory, a tile of x beside it, and threads
-// keep a block of sums in registers. What a format means is one struct, a reader, with Prepare (a
-// row) and Value (an element); everything else is shared, so a new codec is one reader.
+// keep a block of sums in registers. What a format means is one struct, a reader, with the
+// Value of an element; everything else is shared.
 //
 // Mapping. A block owns 64 outputs and 8 or 64 tokens and walks k in steps of 32 columns. Its 256
 // threads are four groups of 64; group i adds columns 8 i .. 8 i + 7 of every step, so that small
@@ -33,7 +33,8 @@ struct GenericArgs {
   Matrix x;
   Matrix y;
   const float* bias = nullptr;
-  float values[16] = {};  // of the 4-bit codes
+  bool round_weights = false;  // to x's type
+  float values[16] = {};       // of the 4-bit codes
 };
 
 /// Plain floats of type T.
@@ -46,25 +47,29 @@ struct PlainReader {
   }
 };
 
-/// 4-bit codes, scales in any position.
-struct Block4Reader {
+/// Codes of kBits bits with scales and zero points of any kind.
+template <int kBits>
+struct CodeReader {
   static __device__ __forceinline__ float Value(const WeightView& w, const float* values,
                                                 const WeightSegment& segment, int row, int col) {
-    const NibblePlace place = PlaceOfNibble(row, col, w.padded_k);
-    const uint8_t pair = segment.codes[place.byte];
-    return values[place.high ? pair >> 4 : pair & 15] * BlockScale(w, segment, row, col);
+    float code = 0.0f;
+    if constexpr (kBits == 4) {
+      const NibblePlace place = PlaceOfNibble(row, col, w.padded_k);
+      const uint8_t pair = segment.codes[place.byte];
+      code = values[place.high ? pair >> 4 : pair & 15];
+    } else {
+      code = RowMajorCode<kBits>(w, segment, row, col);
+    }
+    return Dequantized(w, code, BlockOf(w, segment, row, col));
   }
 };
 
-/// Int8 rows as weights alone: code times SCB / 127.
-struct Int8RowReader {
-  static __device__ __forceinline__ float Value(const WeightView& w, const float*,
-                                                const WeightSegment& segment, int row, int col) {
-    constexpr float kStep = 1.0f / 127.0f;  // kInt8Step of format.h
-    const float step = segment.scales[row] * kStep;
-    return Int8Codec::Decode(segment.codes[static_cast<int64_t>(row) * w.k + col]) * step;
-  }
-};
+/// `v` rounded to `type`.
+__device__ __forceinline__ float Rounded(FloatType type, float v) {
+  if (type == FloatType::kBF16) return ToFloat(FromFloat<BF16>(v));
+  if (type == FloatType::kF16) return ToFloat(FromFloat<F16>(v));
+  return v;
+}
 
 template <typename Reader, int kTileM>
 __global__ void __launch_bounds__(kThreads) LinearGenericKernel(GenericArgs args) {
@@ -93,6 +98,7 @@ __global__ void __launch_bounds__(kThreads) LinearGenericKernel(GenericArgs args
       if (first_n + row < w.n && k + col < w.k) {
         const WeightSegment segment = SegmentOfRow(w, first_n + row);
         v = Reader::Value(w, values, segment, first_n + row - segment.first_row, k + col);
+        if (args.round_weights) v = Rounded(args.x.type, v);
       }
       w_tile[col][row] = v;
     }
@@ -157,11 +163,13 @@ void Launch(const GenericArgs& args, Stream stream) {
 
 }  // namespace
 
-void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, Stream stream) {
+void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, bool round_weights,
+                   Stream stream) {
   // gridDim.y counts token tiles and is 16 bits wide.
   constexpr int kMaxRows = 65535 * 64;
   for (int first = 0; first < x.rows; first += kMaxRows) {
-    GenericArgs args{w, x, y, bias};
+    GenericArgs args{w, x, y, bias, round_weights};
+    if (const float* table = TableOf(w.codec)) std::copy_n(table, 16, args.values);
     args.x.rows = args.y.rows = std::min(kMaxRows, x.rows - first);
     args.x.data = static_cast<char*>(x.data) + first * x.stride * BytesOf(x.type);
     args.y.data = static_cast<char*>(y.data) + first * y.stride * BytesOf(y.type);
@@ -169,13 +177,15 @@ void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, S
       case Codec::kF32: Launch<PlainReader<float>>(args, stream); break;
       case Codec::kF16: Launch<PlainReader<F16>>(args, stream); break;
       case Codec::kBF16: Launch<PlainReader<BF16>>(args, stream); break;
-      case Codec::kInt8: Launch<Int8RowReader>(args, stream); break;
+      case Codec::kInt8:
+      case Codec::kUInt8:
+      case Codec::kE4M3: Launch<CodeReader<8>>(args, stream); break;
+      case Codec::kUInt2: Launch<CodeReader<2>>(args, stream); break;
       case Codec::kNf4:
       case Codec::kFp4:
-        std::copy_n(w.codec == Codec::kNf4 ? kNf4Table : kFp4Table, 16, args.values);
-        Launch<Block4Reader>(args, stream);
-        break;
-      default: break;  // refused by CreatePacked
+      case Codec::kInt4:
+      case Codec::kUInt4:
+      case Codec::kE2M1: Launch<CodeReader<4>>(args, stream); break;
     }
   }
 }

@@ -1,10 +1,12 @@
-// LinearMma: which weights it takes, how k is split, and which kernel of linear_mma_table.cu and
-// linear_mma_plain.cu runs. Host code only; idea, mapping, bytes and bound are in linear_mma.cuh.
+// LinearMma: which weights it takes, how k is split, and which kernel of linear_mma_table.cu,
+// linear_mma_zeros.cu and linear_mma_plain.cu runs. Host code only; idea, mapping, bytes and bound
+// are in linear_mma.cuh.
 #include "kernels/cuda/linear_mma.h"
 
 #include <algorithm>
 
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/linear_mma_tiles.cuh"
 
 namespace quantd::QUANTD_CUDA_NS {
 namespace {
@@ -13,34 +15,36 @@ constexpr int kMaxTokens = 64;  // of a block
 // Bound on partial sums; a call that would need more walks all splits in one block.
 constexpr int64_t kMaxPartialBytes = int64_t{64} << 20;
 
-bool IsTable(const WeightView& w) { return w.codec == Codec::kNf4 || w.codec == Codec::kFp4; }
+bool IsTable(const WeightView& w) { return TableOf(w.codec) != nullptr; }
 
 /// Tiles of eight tokens a block takes for m tokens.
-int TokenTilesFor(int m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8; }
+int TokenTilesFor(const WeightView& w, int m) {
+  return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 || w.paired ? 4 : 8;
+}
 
-int TokenGroupsFor(int m) { return CeilDiv(m, 8 * TokenTilesFor(m)); }
+int TokenGroupsFor(const WeightView& w, int m) { return CeilDiv(m, 8 * TokenTilesFor(w, m)); }
 
 int64_t PartialBytes(const MmaPlan& plan, int m) {
   return int64_t{4} * plan.splits * m * plan.row_groups * kMmaGroupTiles * kTileRows;
 }
 
-/// A block that walks all splits of 64 tokens takes 108 KiB of shared memory: not on the compute
-/// capabilities with 99 KiB a block.
+/// Whether a block can walk all splits of 64 tokens: some compute capabilities have 99 KiB of
+/// shared memory a block.
 bool HasRoomForWholeK(const DeviceLimits& device) {
-  return device.major != 12 && !(device.major == 8 && (device.minor == 6 || device.minor == 9));
+  return MmaGeometry<true, 8>::kBytesWholeK <= device.shared_memory;
 }
 
 /// Whether splits are blocks of their own: not when the tokens alone keep the device busy.
-bool SplitsAreBlocks(const MmaPlan& plan, int m, const DeviceLimits& device) {
+bool SplitsAreBlocks(const WeightView& w, const MmaPlan& plan, int m, const DeviceLimits& device) {
   if (plan.splits == 1) return false;
-  if (m <= kMaxTokens || !HasRoomForWholeK(device)) return true;
-  return plan.row_groups * TokenGroupsFor(m) < device.multiprocessors &&
+  if (m <= kMaxTokens || w.paired || !HasRoomForWholeK(device)) return true;
+  return plan.row_groups * TokenGroupsFor(w, m) < device.multiprocessors &&
          PartialBytes(plan, m) <= kMaxPartialBytes;
 }
 
 /// Tokens of one launch, so that partial sums stay within bounds.
-int TokensOfLaunch(const MmaPlan& plan, int m, const DeviceLimits& device) {
-  if (m <= kMaxTokens || !SplitsAreBlocks(plan, m, device)) return m;
+int TokensOfLaunch(const WeightView& w, const MmaPlan& plan, int m, const DeviceLimits& device) {
+  if (m <= kMaxTokens || !SplitsAreBlocks(w, plan, m, device)) return m;
   const int64_t groups = kMaxPartialBytes / PartialBytes(plan, kMaxTokens);
   return static_cast<int>(std::min<int64_t>(m, std::max<int64_t>(1, groups) * kMaxTokens));
 }
@@ -71,21 +75,21 @@ MmaPlan MmaPlanOf(const WeightView& w, int multiprocessors) {
 
 bool HasLinearMma(const WeightView& w, FloatType x) {
   if (x == FloatType::kF32) return false;
-  if (IsTable(w)) return w.tiled_scales;
+  if (IsTable(w)) return w.order == BlockOrder::kTiled;
   const Codec same = x == FloatType::kBF16 ? Codec::kBF16 : Codec::kF16;
   return w.codec == same && w.k % 8 == 0;
 }
 
 size_t LinearMmaWorkspaceBytes(const WeightView& w, int32_t m, const DeviceLimits& device) {
   const MmaPlan plan = MmaPlanOf(w, device.multiprocessors);
-  if (m == 0 || !SplitsAreBlocks(plan, m, device)) return 0;
-  return static_cast<size_t>(PartialBytes(plan, TokensOfLaunch(plan, m, device)));
+  if (m == 0 || !SplitsAreBlocks(w, plan, m, device)) return 0;
+  return static_cast<size_t>(PartialBytes(plan, TokensOfLaunch(w, plan, m, device)));
 }
 
 int32_t LinearMmaCounters(const WeightView& w, int32_t m, const DeviceLimits& device) {
   const MmaPlan plan = MmaPlanOf(w, device.multiprocessors);
-  if (m == 0 || !SplitsAreBlocks(plan, m, device)) return 0;
-  return plan.row_groups * TokenGroupsFor(TokensOfLaunch(plan, m, device));
+  if (m == 0 || !SplitsAreBlocks(w, plan, m, device)) return 0;
+  return plan.row_groups * TokenGroupsFor(w, TokensOfLaunch(w, plan, m, device));
 }
 
 void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
@@ -96,20 +100,29 @@ void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
   args.plan = MmaPlanOf(w, device.multiprocessors);
   args.x_stride = x.stride;
   args.x_aligned = IsAligned16(x.data) && x.stride % 8 == 0;
-  args.whole_k = args.plan.splits > 1 && !SplitsAreBlocks(args.plan, x.rows, device);
+  args.whole_k = args.plan.splits > 1 && !SplitsAreBlocks(w, args.plan, x.rows, device);
   args.y_type = y.type;
   args.y_stride = y.stride;
   args.bias = bias;
   args.partials = static_cast<float*>(workspace.data);
   args.counters = workspace.counters;
-  if (IsTable(w)) std::copy_n(w.codec == Codec::kNf4 ? kNf4Table : kFp4Table, 16, args.values);
-  const int tokens = TokensOfLaunch(args.plan, x.rows, device);
+  if (IsTable(w)) {
+    std::copy_n(TableOf(w.codec), 16, args.values);
+    args.scale_shift = w.paired || w.scale == Stored::kF32 ? 2 : w.scale == Stored::kNested ? 0 : 1;
+    if (w.codec == Codec::kUInt4) {  // smaller sums of codes, smaller corrections
+      args.zero_center = 8.0f;
+      for (float& v : args.values) v -= args.zero_center;
+    }
+  }
+  const int tokens = TokensOfLaunch(w, args.plan, x.rows, device);
   for (int first = 0; first < x.rows; first += tokens) {
     args.m = std::min(tokens, x.rows - first);
     args.x = static_cast<char*>(x.data) + first * x.stride * BytesOf(x.type);
     args.y = static_cast<char*>(y.data) + first * y.stride * BytesOf(y.type);
-    const int token_tiles = TokenTilesFor(args.m);
-    if (IsTable(w)) {
+    const int token_tiles = TokenTilesFor(w, args.m);
+    if (w.paired) {
+      LaunchLinearMmaZeros(args, x.type, token_tiles, stream);
+    } else if (IsTable(w)) {
       LaunchLinearMmaTable(args, x.type, token_tiles, stream);
     } else {
       LaunchLinearMmaPlain(args, x.type, token_tiles, stream);

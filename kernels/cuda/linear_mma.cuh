@@ -8,6 +8,9 @@
 // token), so that the address of an entry is a byte of the weight moved to bits 8..15 and nothing
 // is wasted. A tile's sum is multiplied by its scale in f32: four FFMA for 32 weights of a lane.
 // 16-bit weights are operands as they are loaded, their k order permuted alike in the activations.
+// Zero points are taken off a tile's sum, not off its weights: scale * (sum - zero * sum of x), or
+// scale * sum + zero * sum of x where they are added. The sums of x come from mma with ones in the
+// place of weights, once for the row tiles of a warp.
 //
 // Mapping. A block owns 8 row tiles (128 rows), a range of k and 8, 16, 32 or 64 tokens. A warp
 // owns one row tile (two where more tokens share the expanded weights: x is read half as often from
@@ -20,7 +23,8 @@
 // block that walks all splits (large m). Tokens never meet in a sum, so a row's bits depend on
 // nothing else in the batch.
 //
-// Bytes moved per weight: 0.5 plus scales (0.0625 f32, 0.0157 nested, per 64) or 2; x once per row
+// Bytes moved per weight: 0.5 plus scales (per 64: 0.0625 f32 or with zero point, 0.0313 16-bit,
+// 0.0157 nested) or 2; x once per row
 // group, partial sums 8 bytes per split, token and row. Bound: DRAM for up to 16 or 32 tokens,
 // beyond that shared memory (x fragments), then the tensor cores.
 #pragma once
@@ -32,7 +36,7 @@
 namespace quantd::QUANTD_CUDA_NS {
 
 /// The kernel's body, one object a thread: stages, sums, results.
-template <bool kTable, typename X, int kTokenTiles>
+template <bool kTable, bool kZeros, typename X, int kTokenTiles>
 struct MmaBlock {
   using G = MmaGeometry<kTable, kTokenTiles>;
   using Tile = std::conditional_t<kTable, TableTile, PlainTile>;
@@ -71,7 +75,7 @@ struct MmaBlock {
             make_uint4(v, v, v, v);
       }
     }
-    if (args.w.nested) {
+    if (args.w.scale == Stored::kNested) {
       for (int i = thread; i < 256 * args.w.num_segments; i += G::kThreads) {
         float* const maps = reinterpret_cast<float*>(shared + G::kNestedMaps);
         maps[i] = SegmentAt(args.w, i / 256).nested_map[i % 256];
@@ -120,48 +124,49 @@ struct MmaBlock {
   /// Once, before the first slice.
   __device__ __forceinline__ void FindScales() const {
     Scales& mine = MyScales();
-    const int blocks = args.w.k / args.w.block;  // of a row
+    const int blocks = args.w.row_blocks;
+    const bool nested = args.w.scale == Stored::kNested;
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
       const MmaRowTile tile = RowTileAt(args.w, group + warp * kR + r);
       const int64_t first = static_cast<int64_t>(tile.row / kTileRows) * blocks * kTileRows;
-      mine.tiles[r] = args.w.nested ? tile.segment.nested_codes + first
-                                    : reinterpret_cast<const uint8_t*>(tile.segment.scales + first);
-      if (!args.w.nested || (kR == 2 && lane / 16 != r)) continue;
+      mine.tiles[r] =
+          static_cast<const uint8_t*>(tile.segment.scales) + (first << args.scale_shift);
+      if (!nested || (kR == 2 && lane / 16 != r)) continue;
       // A lane decodes row lane % 16 of row tile lane / 16 (two row tiles), or half of the tiles of
       // row lane % 16 (one).
       const int last = tile.segment.rows - 1, row = tile.row + lane % 16;
       mine.first_block = (row < last ? row : last) * blocks;
       mine.absmax = tile.segment.nested_absmax;
-      mine.offset = tile.segment.nested_offset;
+      mine.offset = tile.segment.scale_base;
       mine.map = 256 * SegmentIndexOfTile(args.w, group + warp * kR + r);
     }
   }
 
+  /// Scales of less than four bytes are staged as they are, then decoded.
+  __device__ __forceinline__ bool DecodesScales() const { return !kZeros && args.scale_shift < 2; }
+  __device__ __forceinline__ unsigned char* StagedCodes(int buffer) const {
+    return shared + G::kScaleCodes + ((buffer * (G::kScaleBuffer / 4)) << args.scale_shift);
+  }
+
   /// Starts copying the scales of this warp's row tiles, one per tile and row.
   __device__ __forceinline__ void StageScales(int buffer, int first, int count) {
-    constexpr int kBytes = G::kSliceTiles * 16;
     const Scales& mine = MyScales();
     const int tiles_per_scale = args.w.block / kTileCols;
+    const int shift = args.scale_shift;
+    unsigned char* const staged =
+        DecodesScales() ? StagedCodes(buffer) : shared + G::kScales + buffer * G::kScaleBuffer;
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
-      if (args.w.nested) {
-        unsigned char* const to =
-            shared + G::kNestedCodes + buffer * (G::kScaleBuffer / 4) + (warp * kR + r) * kBytes;
-        if (lane < count) {
-          CpAsync16(to + lane * 16, mine.tiles[r] + (first + lane) / tiles_per_scale * 16);
-        }
-      } else {
-        unsigned char* const to =
-            shared + G::kScales + buffer * G::kScaleBuffer + (warp * kR + r) * kBytes * 4;
+      unsigned char* const to = staged + (((warp * kR + r) * G::kSliceTiles * 16) << shift);
 #pragma unroll 1
-        for (int i = lane; i < count * 4; i += 32) {
-          CpAsync16(to + i * 16,
-                    mine.tiles[r] + (first + i / 4) / tiles_per_scale * 64 + i % 4 * 16);
-        }
+      for (int i = lane; i < count << shift; i += 32) {
+        const int block = (first + (i >> shift)) / tiles_per_scale;
+        const int within = i & ((1 << shift) - 1);
+        CpAsync16(to + i * 16, mine.tiles[r] + (((block << shift) + within) * 16));
       }
     }
-    if (!args.w.nested) return;
+    if (kZeros || args.w.scale != Stored::kNested) return;
     // At most 16 blocks of a row: they belong to at most two groups of 256.
     const int last = first + count - 1;
     const int first_group = (mine.first_block + first / tiles_per_scale) / kNestedGroup;
@@ -170,13 +175,29 @@ struct MmaBlock {
     absmax[1] = __ldg(mine.absmax + last_group);
   }
 
+  /// Staged 16-bit scales of the slice -> f32, by the warp for itself.
+  __device__ __forceinline__ void WidenScales(int buffer, int count) const {
+    constexpr int kPlaces = G::kSliceTiles * 16;  // of a row tile
+    const auto* const from = reinterpret_cast<const uint16_t*>(StagedCodes(buffer));
+    float* const to = reinterpret_cast<float*>(shared + G::kScales + buffer * G::kScaleBuffer);
+#pragma unroll
+    for (int r = 0; r < kR; ++r) {
+      const int place = (warp * kR + r) * kPlaces;
+#pragma unroll 1
+      for (int i = lane; i < count * 16; i += 32) {
+        to[place + i] = FloatOfHalf(args.w.scale, from[place + i]);
+      }
+    }
+    __syncwarp();
+  }
+
   /// Nested codes of the slice -> f32, by the warp for itself.
   __device__ __forceinline__ void DecodeScales(int buffer, int first, int count) const {
+    if (args.w.scale != Stored::kNested) return WidenScales(buffer, count);
     const Scales& mine = MyScales();
     const int tiles_per_scale = args.w.block / kTileCols;
     const int place = (warp * kR + (kR == 2 ? lane / 16 : 0)) * G::kSliceTiles * 16 + lane % 16;
-    const unsigned char* const codes =
-        shared + G::kNestedCodes + buffer * (G::kScaleBuffer / 4) + place;
+    const unsigned char* const codes = StagedCodes(buffer) + place;
     float* const to =
         reinterpret_cast<float*>(shared + G::kScales + buffer * G::kScaleBuffer) + place;
     const float* const map = reinterpret_cast<const float*>(shared + G::kNestedMaps) + mine.map;
@@ -207,13 +228,19 @@ struct MmaBlock {
                                           float (&acc)[kR][kTokenTiles][4], F refill) const {
     const uint32_t table = kTable ? SharedAddress(shared) : 0;
     uint32_t a[kR][4][4];
-    float s[kR][2] = {};
+    float s[kR][2] = {}, zero[kR][2] = {};  // zero: what the sum of x is multiplied with
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
       Expand(weights[r], table, static_cast<uint32_t>(lane * 4), a[r]);
-      if constexpr (kTable) {
-        s[r][0] = scale[r * G::kSliceTiles * 16];
-        s[r][1] = scale[r * G::kSliceTiles * 16 + 8];
+#pragma unroll
+      for (int i = 0; kTable && i < 2; ++i) {
+        s[r][i] = scale[r * G::kSliceTiles * 16 + 8 * i];
+        if constexpr (kZeros) {
+          const uint32_t pair = std::bit_cast<uint32_t>(s[r][i]);
+          s[r][i] = FloatOfHalf(args.w.scale, static_cast<uint16_t>(pair));
+          zero[r][i] = FloatOfHalf(args.w.scale, static_cast<uint16_t>(pair >> 16));
+          if (!args.w.added_zero) zero[r][i] = s[r][i] * (args.zero_center - zero[r][i]);
+        }
       }
     }
     refill();
@@ -230,6 +257,16 @@ struct MmaBlock {
           b[half][0] = v.x, b[half][1] = v.y, b[half][2] = v.z, b[half][3] = v.w;
         }
       }
+      float x_sum[4] = {};
+      if constexpr (kZeros) {
+        constexpr uint32_t kOnes = std::is_same_v<X, BF16> ? 0x3f803f80u : 0x3c003c00u;
+        const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+          const uint32_t b_step[2] = {b[step / 2][step % 2 * 2], b[step / 2][step % 2 * 2 + 1]};
+          Mma<X>(x_sum, ones, b_step);
+        }
+      }
 #pragma unroll
       for (int r = 0; r < kR; ++r) {
         float d[4] = {};
@@ -241,7 +278,10 @@ struct MmaBlock {
         }
         if constexpr (kTable) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) acc[r][j][i] += s[r][i / 2] * d[i];
+          for (int i = 0; i < 4; ++i) {
+            acc[r][j][i] = __fmaf_rn(s[r][i / 2], d[i], acc[r][j][i]);
+            if constexpr (kZeros) acc[r][j][i] = __fmaf_rn(zero[r][i / 2], x_sum[i], acc[r][j][i]);
+          }
         }
       }
     }
@@ -343,7 +383,7 @@ struct MmaBlock {
       CpAsyncWait<0>();
       __syncthreads();  // the slice is here, and nobody reads the other buffer any more
       if constexpr (kTable) {
-        if (args.w.nested) DecodeScales(buffer, first, count);
+        if (DecodesScales()) DecodeScales(buffer, first, count);
       }
       const int next = first + count;
       const int next_end = next < split_end         ? split_end
@@ -429,31 +469,33 @@ struct MmaBlock {
   }
 };
 
-template <bool kTable, typename X, int kTokenTiles>
+template <bool kTable, bool kZeros, typename X, int kTokenTiles>
 __global__ void __launch_bounds__(MmaGeometry<kTable, kTokenTiles>::kThreads, 2)
     LinearMmaKernel(LinearMmaArgs args) {
   DYN_SMEM(unsigned char, shared);
-  MmaBlock<kTable, X, kTokenTiles>(args, shared).Run();
+  MmaBlock<kTable, kZeros, X, kTokenTiles>(args, shared).Run();
 }
 
-template <bool kTable, typename X, int kTokenTiles>
+template <bool kTable, bool kZeros, typename X, int kTokenTiles>
 void LaunchLinearMmaKernel(const LinearMmaArgs& args, Stream stream) {
   using G = MmaGeometry<kTable, kTokenTiles>;
   const unsigned token_groups = static_cast<unsigned>((args.m + G::kTokens - 1) / G::kTokens);
   const dim3 grid(static_cast<unsigned>(args.plan.row_groups),
                   args.whole_k ? 1u : static_cast<unsigned>(args.plan.splits), token_groups);
-  LAUNCH((LinearMmaKernel<kTable, X, kTokenTiles>), grid, dim3(G::kThreads),
+  LAUNCH((LinearMmaKernel<kTable, kZeros, X, kTokenTiles>), grid, dim3(G::kThreads),
          args.whole_k ? G::kBytesWholeK : G::kBytes, stream, args);
 }
 
-template <bool kTable, typename X>
+template <bool kTable, bool kZeros, typename X>
 void LaunchLinearMmaOf(const LinearMmaArgs& args, int token_tiles, Stream stream) {
   switch (token_tiles) {
-    case 1: return LaunchLinearMmaKernel<kTable, X, 1>(args, stream);
-    case 2: return LaunchLinearMmaKernel<kTable, X, 2>(args, stream);
-    case 4: return LaunchLinearMmaKernel<kTable, X, 4>(args, stream);
-    default: return LaunchLinearMmaKernel<kTable, X, 8>(args, stream);
+    case 1: return LaunchLinearMmaKernel<kTable, kZeros, X, 1>(args, stream);
+    case 2: return LaunchLinearMmaKernel<kTable, kZeros, X, 2>(args, stream);
+    case 4: return LaunchLinearMmaKernel<kTable, kZeros, X, 4>(args, stream);
+    default: break;
   }
+  // With zero points the sums of 64 tokens do not fit the registers: linear_mma.cu asks for 32.
+  if constexpr (!kZeros) LaunchLinearMmaKernel<kTable, kZeros, X, 8>(args, stream);
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

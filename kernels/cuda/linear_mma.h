@@ -34,12 +34,15 @@ struct LinearMmaArgs {
   const float* bias = nullptr;
   float* partials = nullptr;    // [splits, m, row_groups * 128] unless whole_k or one split
   int32_t* counters = nullptr;  // [token groups, row_groups]
+  int32_t scale_shift = 0;      // log2 of the bytes of a staged scale (or pair)
+  float zero_center = 0.0f;     // of pairs: `values` are this much less than the codec's
   float values[16] = {};        // of the 4-bit codes
 };
 
 /// Launches the kernel for `token_tiles` (1, 2, 4, 8) tiles of eight tokens a block. `x` is the
 /// type of the activations, 16-bit.
 void LaunchLinearMmaTable(const LinearMmaArgs& args, FloatType x, int token_tiles, Stream stream);
+void LaunchLinearMmaZeros(const LinearMmaArgs& args, FloatType x, int token_tiles, Stream stream);
 void LaunchLinearMmaPlain(const LinearMmaArgs& args, FloatType x, int token_tiles, Stream stream);
 
 }  // namespace quantd::QUANTD_CUDA_NS

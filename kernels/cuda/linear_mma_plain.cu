@@ -5,8 +5,9 @@
 namespace quantd::QUANTD_CUDA_NS {
 
 void LaunchLinearMmaPlain(const LinearMmaArgs& args, FloatType x, int token_tiles, Stream stream) {
-  if (x == FloatType::kBF16) return LaunchLinearMmaOf<false, BF16>(args, token_tiles, stream);
-  LaunchLinearMmaOf<false, F16>(args, token_tiles, stream);
+  if (x == FloatType::kBF16)
+    return LaunchLinearMmaOf<false, false, BF16>(args, token_tiles, stream);
+  LaunchLinearMmaOf<false, false, F16>(args, token_tiles, stream);
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -35,10 +35,13 @@ struct MmaGeometry {
   // Shared memory, in bytes from its start.
   static constexpr int kScales = 2 * kSliceUnits * kUnitStride;  // f32 [2][8 row tiles][tiles][16]
   static constexpr int kScaleBuffer = kTable ? kMmaGroupTiles * kSliceTiles * 64 : 0;
-  static constexpr int kNestedCodes = kScales + 2 * kScaleBuffer;      // u8, as kScales
-  static constexpr int kNestedMaps = kNestedCodes + kScaleBuffer / 2;  // f32 [segments][256]
+  // Scales as stored, before they are decoded: u8, as kScales, and behind them the maps f32
+  // [segments][256]; or 16-bit, in the place of both.
+  static constexpr int kScaleCodes = kScales + 2 * kScaleBuffer;
+  static constexpr int kNestedMaps = kScaleCodes + kScaleBuffer / 2;
   static constexpr int kStateBytes = kTable ? 40 : 0;  // of a thread: where its scales are
   static constexpr int kState = kNestedMaps + (kTable ? WeightView::kMaxSegments * 1024 : 0);
+  static_assert(kScaleCodes + kScaleBuffer <= kState || !kTable);
   static constexpr int kFlag = kState + kThreads * kStateBytes;
   static constexpr int kTotals = kFlag + 128;  // f32 [sums of a thread][kThreads], if whole_k
   static constexpr int kBytes = kTotals;

@@ -6,8 +6,6 @@ namespace {
 
 bool Aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-bool Is4Bit(Codec c) { return c == Codec::kNf4 || c == Codec::kFp4; }
-
 bool IsTypeOf(Codec codec, FloatType type) {
   return (codec == Codec::kF16 && type == FloatType::kF16) ||
          (codec == Codec::kBF16 && type == FloatType::kBF16);
@@ -37,22 +35,54 @@ bool SuitsGemmInt8(const WeightView& w) {
   return true;
 }
 
+// True when x and w are both int8 and every sum of products has one scale.
+bool SumsInt8(const WeightView& w, const ActivationQuant& activation) {
+  using Kind = ActivationQuant::Kind;
+  if (w.codec != Codec::kInt8 || !HasRowScales(w) || w.columns != nullptr) return false;
+  if (activation.kind == Kind::kInt8Outlier) return true;  // over LLM.int8's weights only
+  // A step of SCB / 127 is LLM.int8's alone.
+  if (activation.reference || w.scale_step != 1.0f) return false;
+  return activation.kind == Kind::kInt8Token ||
+         (activation.kind == Kind::kInt8Tensor && activation.zero_point == 0);
+}
+
+// The same of e4m3, and what GemmFp8 asks of the weight; the activations are padded when they are
+// made.
+bool SumsFp8(const WeightView& w, const ActivationQuant& activation) {
+  using Kind = ActivationQuant::Kind;
+  if (w.codec != Codec::kE4M3 || !HasRowScales(w) || w.columns != nullptr) return false;
+  if (activation.reference ||
+      (activation.kind != Kind::kFp8Token && activation.kind != Kind::kFp8Tensor)) {
+    return false;
+  }
+  if (w.k % 16 != 0) return false;
+  for (int i = 0; i < w.num_segments; ++i) {
+    const WeightSegment& s = w.segments[i];
+    if (s.rows % 16 != 0 || !Aligned16(s.codes)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
-LinearWay PlanLinear(const WeightView& w, bool int8, const Matrix& x, const Matrix& y,
-                     const LinearPolicy& policy) {
+LinearWay PlanLinear(const WeightView& w, const ActivationQuant& activation, const Matrix& x,
+                     const Matrix& y, const LinearPolicy& policy) {
   const int32_t m = x.rows;
-  if (int8) {
+  if (SumsInt8(w, activation)) {
     return m > kMaxInt8MmaRows && policy.has_cublaslt && SuitsGemmInt8(w) ? LinearWay::kInt8Gemm
                                                                           : LinearWay::kInt8Mma;
   }
-  const bool mma = HasLinearMma(w, x.type);
-  const int32_t max_mma_rows = Is4Bit(w.codec) ? kMaxMmaRows4 : kMaxMmaRows16;
   const bool invariant = policy.determinism == Determinism::kBatchInvariant;
+  if (policy.has_fp8 && !invariant && m > kMaxMmaRows16 && SumsFp8(w, activation)) {
+    return LinearWay::kFp8Gemm;
+  }
+  const bool plain = IsPlain(w.codec);
+  const bool mma = HasLinearMma(w, x.type) && (plain || !activation.reference);
+  const int32_t max_mma_rows = mma && !plain ? kMaxMmaRows4 : kMaxMmaRows16;
   if (invariant || !policy.has_cublaslt || m <= max_mma_rows || !SuitsGemm16(w, x, y)) {
     return mma ? LinearWay::kMma : LinearWay::kGeneric;
   }
-  return IsPlain(w.codec) ? LinearWay::kGemm : LinearWay::kDequantizeGemm;
+  return plain ? LinearWay::kGemm : LinearWay::kDequantizeGemm;
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -1,18 +1,25 @@
 // PlanLinear: which kernels compute a Linear. The one place where this is decided.
 //
-// | weight          | activations | rows                | way |
-// |-----------------|-------------|---------------------|--------------------------------------------|
-// | int8            | int8        | up to 16            | QuantizeInt8, LinearInt8Mma | | int8 |
-// int8        | more                | QuantizeInt8, GemmInt8, RescaleInt8: the   | | | | | integer
-// sums are exact, so the same bits   | | 4-bit           | 16-bit      | up to 64            |
-// LinearMma                                  | | 4-bit, int8     | 16-bit      | more | Dequantize
-// and Gemm16, slab by slab        | | 16-bit, x's type| 16-bit      | up to 8             |
-// LinearMma                                  | | 16-bit, x's type| 16-bit      | more | Gemm16 | |
-// anything        | anything    | any                 | LinearGeneric |
+// | weight              | x           | rows           | way                                |
+// |---------------------|-------------|----------------|------------------------------------|
+// | int8, a scale a row | int8 codes  | up to 16       | codes, LinearInt8Mma               |
+// | int8, a scale a row | int8 codes  | more           | codes, GemmInt8, RescaleInt8: the  |
+// |                     |             |                | same bits, sums of integers        |
+// | e4m3, a scale a row | e4m3 codes  | more than 8    | codes, GemmFp8, RescaleFp8         |
+// | 4-bit, tiled blocks | 16-bit      | up to 64       | LinearMma                          |
+// | 16-bit, x's type    | 16-bit      | up to 8        | LinearMma                          |
+// | 16-bit, x's type    | 16-bit      | more           | Gemm16                             |
+// | any quantized       | 16-bit      | 9; tiled: 65   | Dequantize and Gemm16, a slab each |
+// | anything            | anything    | any            | LinearGeneric                      |
+//
+// "codes": LLM.int8, and int8 or e4m3 of one scale a row, or of one for all, without zero points
+// and without ActivationQuant::reference. e4m3 needs compute capability 8.9. Other quantized
+// activations are replaced by what their codes stand for (ReplaceInput) and are then floats.
+// `reference` also keeps quantized weights from LinearMma, which does not round them.
 //
 // A row whose library is missing, or whose alignment the shape has not, falls to LinearMma and then
-// to LinearGeneric. Under Determinism::kBatchInvariant Gemm16 is not used, whose order of additions
-// depends on the number of rows.
+// to LinearGeneric. Under Determinism::kBatchInvariant Gemm16 and GemmFp8 are not used, whose order
+// of additions depends on the number of rows.
 #pragma once
 
 #include "kernels/cuda/cuda_backend.h"
@@ -25,21 +32,29 @@ enum class LinearWay : uint8_t {
   kMma,             // LinearMma
   kGemm,            // Gemm16 on the weight as it lies there
   kDequantizeGemm,  // Dequantize, Gemm16
-  kInt8Mma,         // QuantizeInt8, LinearInt8Mma
-  kInt8Gemm,        // QuantizeInt8, GemmInt8, RescaleInt8
+  kInt8Mma,         // codes, LinearInt8Mma
+  kInt8Gemm,        // codes, GemmInt8, RescaleInt8
+  kFp8Gemm,         // codes, GemmFp8, RescaleFp8
 };
 
-inline constexpr int32_t kMaxMmaRows4 = 64;     // of 4-bit weights
-inline constexpr int32_t kMaxMmaRows16 = 8;     // of 16-bit weights
+inline constexpr int32_t kMaxMmaRows4 = 64;  // of 4-bit weights
+inline constexpr int32_t kMaxMmaRows16 =
+    8;  // of 16-bit weights, and of what LinearMma does not take
 inline constexpr int32_t kMaxInt8MmaRows = 16;  // of int8 weights
 
 struct LinearPolicy {
   bool has_cublaslt = false;
   Determinism determinism = Determinism::kDefault;
+  bool has_fp8 = false;  // cuBLASLt and the device multiply e4m3
 };
 
-/// `int8`: the activations are quantized too. x and y have the weight's k and n columns.
-LinearWay PlanLinear(const WeightView& w, bool int8, const Matrix& x, const Matrix& y,
-                     const LinearPolicy& policy);
+/// x and y have the weight's k and n columns.
+LinearWay PlanLinear(const WeightView& w, const ActivationQuant& activation, const Matrix& x,
+                     const Matrix& y, const LinearPolicy& policy);
+
+/// True for the ways that take x as it is and quantize it; others take floats in stored columns.
+constexpr bool MultipliesCodes(LinearWay way) {
+  return way == LinearWay::kInt8Mma || way == LinearWay::kInt8Gemm || way == LinearWay::kFp8Gemm;
+}
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/target.h"
 #include "kernels/cuda/weight_view.h"
+#include "kernels/quant/activation.h"
 
 namespace quantd::QUANTD_CUDA_NS {
 
@@ -64,8 +65,9 @@ struct Workspace {
 /// What a launcher may use of the device; its results must not depend on anything else of it.
 struct DeviceLimits {
   int multiprocessors = 0;
-  int major = 0;
+  int major = 0;  // compute capability
   int minor = 0;
+  int64_t shared_memory = 0;  // bytes a block may ask for
 };
 
 // ---- elementwise.cu, norm.cu, rope.cu ----
@@ -76,6 +78,8 @@ void AddRmsNorm(Matrix residual, Matrix x, const float* weight, float eps, Matri
                 Stream stream);
 void GatedSilu(Matrix gate_up, Matrix out, Stream stream);
 void GatherRows(Matrix x, const int32_t* rows, Matrix out, Stream stream);
+/// out[:, c] = x[:, columns[c]]; x and out of one type.
+void GatherColumns(Matrix x, const int32_t* columns, Matrix out, Stream stream);
 void FeedBackTokens(int32_t* ids, const int32_t* source, const int32_t* sampled, int32_t count,
                     Stream stream);
 /// y += bias, y rounded again.
@@ -88,14 +92,17 @@ void RopeAndStoreKv(Matrix q, Matrix k, Matrix v, const float* cos_sin, const At
 size_t AttentionWorkspaceBytes(int32_t rows, const AttentionShape& shape, int32_t max_blocks,
                                int32_t block_size);
 int32_t AttentionCounters(int32_t rows, const AttentionShape& shape);
-/// Causal attention. A row's bits depend on its own position, table and K, V only.
+/// Causal attention. A row's bits depend on its own position, table and K, V, and on the device.
 void Attention(Matrix q, const AttentionShape& shape, const AttentionArrays& batch,
-               const KvArrays& cache, Matrix out, const Workspace& workspace, Stream stream);
+               const KvArrays& cache, Matrix out, const Workspace& workspace,
+               const DeviceLimits& device, Stream stream);
 
-// ---- linear_generic.cu: every format, every type, no tensor cores ----
-void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, Stream stream);
+// ---- linear_generic.cu: every format, every type, no tensor cores; x in the weight's columns ----
+/// `round_weights`: each is rounded to x's type before it is multiplied.
+void LinearGeneric(const WeightView& w, Matrix x, const float* bias, Matrix y, bool round_weights,
+                   Stream stream);
 
-// ---- linear_mma*.cu: 4-bit with tiled scales and 16-bit plain weights, 16-bit x, any m ----
+// ---- linear_mma*.cu: 4-bit in tiled blocks and 16-bit plain weights, 16-bit x, any m ----
 /// True when LinearMma takes this weight and these types.
 bool HasLinearMma(const WeightView& w, FloatType x);
 size_t LinearMmaWorkspaceBytes(const WeightView& w, int32_t m, const DeviceLimits& device);
@@ -105,16 +112,31 @@ void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
                const Workspace& workspace, const DeviceLimits& device, Stream stream);
 
 // ---- dequantize.cu ----
-/// Rows [first_row, first_row + out.rows) of a 4-bit or int8 weight, value times scale rounded once
-/// to out's type, row-major.
+/// Rows [first_row, first_row + out.rows) of a quantized weight, row-major, columns as stored:
+/// QuantizedMatrix::Dequantize rounded once to out's type.
 void Dequantize(const WeightView& w, int32_t first_row, Matrix out, Stream stream);
 
-// ---- int8*.cu: LLM.int8 ----
-/// Activations of LLM.int8, in workspace.
+// ---- activations.cu: all kinds that ReplacesInput names, bit-identical to ref ----
+/// out = what the codes of x stand for, rounded to their type; x and out of one type.
+void ReplaceInput(const ActivationQuant& q, Matrix x, Matrix out, Stream stream);
+/// Codes of x, int8 or e4m3 by its kind, one scale a row, zero points zero. A row with a NaN shows
+/// it: in its codes, or, where they are integers, in its scale.
+struct TokenCodes {
+  uint8_t* codes = nullptr;   // [m, padded_k], zero in the padding
+  float* scales = nullptr;    // [m]
+  int32_t* counts = nullptr;  // [m] or null: set to zero (Int8Activations)
+  int32_t padded_k = 0;       // a multiple of 8
+};
+void QuantizeTokens(const ActivationQuant& q, Matrix x, const TokenCodes& out, Stream stream);
+
+// ---- int8*.cu: products of int8 with int8 ----
+/// Activations of int8, in workspace. An int32 sum times scales[row] times the weight's stored
+/// scale, divided by `divisor`, is an element of y.
 struct Int8Activations {
   int8_t* codes = nullptr;  // [m, padded_k] zero in outlier columns and padding
-  float* scales = nullptr;  // [m] largest magnitude below the threshold
-  int32_t padded_k = 0;     // k rounded up to 64
+  float* scales = nullptr;  // [m] LLM.int8: the largest magnitude below the threshold
+  float divisor = 127.0f * 127.0f;
+  int32_t padded_k = 0;  // k rounded up to 64
   // Outliers of a row: columns ascending; at most kMaxOutliers are listed, `count` may be more, and
   // the consumer then goes through the row's mask.
   int32_t* counts = nullptr;   // [m]
@@ -140,6 +162,12 @@ int32_t LinearInt8Counters(const WeightView& w, int32_t m, const DeviceLimits& d
 /// one pass.
 void RescaleInt8(const WeightView& w, Matrix x, const Int8Activations& a, const int32_t* sums,
                  int64_t sums_stride, const float* bias, Matrix y, Stream stream);
+
+// ---- fp8_rescale.cu ----
+/// y from the f32 sums [m, n] (row stride sums_stride) of the products of codes: times the scale of
+/// the row of x, times that of the weight's row, plus bias, rounded once.
+void RescaleFp8(const WeightView& w, const float* scales, const float* sums, int64_t sums_stride,
+                const float* bias, Matrix y, Stream stream);
 
 // ---- sampling.cu ----
 /// SampleParams of kernels/sampling.h as the device reads them.

@@ -13,35 +13,130 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 bool IsBlock4(const QuantFormat& format) { return BitsOf(format.codec) == 4; }
 
-bool HasTiledScales(const QuantFormat& format, int64_t k) {
-  return IsBlock4(format) && k % format.block.size == 0 && format.block.size % kTileCols == 0;
-}
-
 int64_t PaddedK(const QuantFormat& format, int64_t k) {
-  return IsBlock4(format) ? (k + kTileCols - 1) / kTileCols * kTileCols : k;
+  return IsBlock4(format) ? CeilDiv(k, kTileCols) * kTileCols : k;
 }
 
-int64_t RowTiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+int64_t RowTiles(int64_t rows) { return CeilDiv(rows, kTileRows); }
 
-int64_t FlatBlocks(const QuantFormat& format, int64_t rows, int64_t k) {
-  return (rows * k + format.block.size - 1) / format.block.size;
+Stored StoredOf(ScaleType type) {
+  switch (type) {
+    case ScaleType::kNone: return Stored::kNone;
+    case ScaleType::kF32:
+    case ScaleType::kAbsmax: return Stored::kF32;
+    case ScaleType::kF16: return Stored::kF16;
+    case ScaleType::kBF16: return Stored::kBF16;
+    case ScaleType::kNested: return Stored::kNested;
+    case ScaleType::kE4M3: return Stored::kE4M3;
+  }
+  return Stored::kNone;
 }
 
-/// Scales of a segment, with the padding of tiles.
-int64_t ScaleCount(const QuantFormat& format, int64_t rows, int64_t k) {
-  if (format.codec == Codec::kInt8) return rows;
-  if (HasTiledScales(format, k)) return RowTiles(rows) * kTileRows * (k / format.block.size);
-  return FlatBlocks(format, rows, k);
+Stored StoredOf(ZeroType type) {
+  switch (type) {
+    case ZeroType::kNone: return Stored::kNone;
+    case ZeroType::kU8: return Stored::kU8;
+    case ZeroType::kF16: return Stored::kF16;
+    case ZeroType::kBF16:
+    case ZeroType::kAddedBF16: return Stored::kBF16;
+    case ZeroType::kF32:
+    case ZeroType::kAddedF32: return Stored::kF32;
+  }
+  return Stored::kNone;
+}
+
+size_t SizeOf(Stored type) {
+  switch (type) {
+    case Stored::kNone: return 0;
+    case Stored::kF16:
+    case Stored::kBF16: return 2;
+    case Stored::kF32: return 4;
+    default: return 1;
+  }
+}
+
+/// `value`, which `type` holds exactly, as it is stored.
+uint32_t BitsOf(Stored type, float value) {
+  switch (type) {
+    case Stored::kU8: return static_cast<uint8_t>(value);
+    case Stored::kE4M3: return E4M3Codec::Encode(value);
+    case Stored::kF16: return F16(value).bits;
+    case Stored::kBF16: return BF16(value).bits;
+    default: return std::bit_cast<uint32_t>(value);
+  }
+}
+
+float FloatOf(Stored type, uint32_t bits) {
+  switch (type) {
+    case Stored::kU8: return static_cast<float>(bits);
+    case Stored::kE4M3: return E4M3Codec::Decode(static_cast<uint8_t>(bits));
+    case Stored::kF16: return static_cast<float>(std::bit_cast<F16>(static_cast<uint16_t>(bits)));
+    case Stored::kBF16: return static_cast<float>(std::bit_cast<BF16>(static_cast<uint16_t>(bits)));
+    default: return std::bit_cast<float>(bits);
+  }
+}
+
+/// The type that both halves of a pair have.
+Stored PairType(const QuantFormat& format) {
+  const Stored scale = StoredOf(format.scale), zero = StoredOf(format.zero);
+  const bool half = scale == Stored::kF16 || scale == Stored::kBF16;
+  return half && (zero == Stored::kU8 || zero == scale) ? scale : Stored::kNone;
+}
+
+/// How the blocks of a segment of an [n, k] weight are ordered.
+struct Blocks {
+  BlockOrder order = BlockOrder::kNone;
+  int64_t size = 0;
+  int64_t rows = 1;
+  int64_t per_row = 0;
+  bool paired = false;
+
+  /// Scales in memory, with the padding of tiles.
+  int64_t Places(const QuantFormat& format, int64_t n, int64_t k) const {
+    if (order == BlockOrder::kTiled) return RowTiles(n) * kTileRows * per_row;
+    return format.block.Count(n, k);
+  }
+};
+
+Blocks BlocksOf(const QuantFormat& format, int64_t k) {
+  using Kind = BlockShape::Kind;
+  const BlockShape& block = format.block;
+  Blocks b;
+  b.size = block.size;
+  bool tiled = false;  // blocks are whole k tiles of a row
+  switch (block.kind) {
+    case Kind::kNone: return b;
+    case Kind::kRow:
+      b.size = PaddedK(format, k);
+      tiled = true;
+      break;
+    case Kind::kGroup:
+      if (block.size >= k) b.size = PaddedK(format, k);
+      tiled = b.size % kTileCols == 0;
+      break;
+    case Kind::kFlat: tiled = block.size % kTileCols == 0 && k % block.size == 0; break;
+    case Kind::kTile: b.rows = block.rows; break;
+    case Kind::kStrided: break;
+  }
+  b.per_row = CeilDiv(k, b.size);
+  b.paired = format.zero != ZeroType::kNone && PairType(format) != Stored::kNone;
+  tiled = tiled && IsBlock4(format) && format.scale != ScaleType::kE4M3 &&
+          (format.zero == ZeroType::kNone || b.paired);
+  b.paired = b.paired && tiled;
+  b.order = tiled                          ? BlockOrder::kTiled
+            : block.kind == Kind::kFlat    ? BlockOrder::kFlat
+            : block.kind == Kind::kStrided ? BlockOrder::kStrided
+                                           : BlockOrder::kGrid;
+  return b;
 }
 
 int64_t NestedGroups(const QuantFormat& format, int64_t rows, int64_t k) {
-  return (FlatBlocks(format, rows, k) + kNestedGroup - 1) / kNestedGroup;
+  return CeilDiv(format.block.Count(rows, k), kNestedGroup);
 }
-
-/// The code whose value is zero, with which tiles are padded.
-uint8_t ZeroCode(Codec codec) { return codec == Codec::kNf4 ? 7 : 0; }
 
 /// Reserves `bytes` at the next multiple of `alignment`; returns where.
 size_t Reserve(size_t& total, size_t bytes, size_t alignment) {
@@ -100,7 +195,7 @@ absl::Status CudaPackedWeight::CheckSupported(const QuantFormat& format, int64_t
   int64_t rows = 0;
   for (const RowSegment& s : segments) {
     rows += s.rows;
-    if (rows > kMax || k > kMax || (IsBlock4(format) && FlatBlocks(format, s.rows, k) > kMax)) {
+    if (rows > kMax || k > kMax || format.block.Count(s.rows, k) > kMax) {
       return Unimplemented("the cuda backend has no kernels for {} rows of {}", rows, k);
     }
   }
@@ -110,6 +205,7 @@ absl::Status CudaPackedWeight::CheckSupported(const QuantFormat& format, int64_t
 CudaPackedWeight::Plan CudaPackedWeight::PlanFor(const QuantFormat& format, int64_t k,
                                                  const std::vector<RowSegment>& segments) {
   Plan plan;
+  const Blocks blocks = BlocksOf(format, k);
   for (const RowSegment& s : segments) {
     Layout layout;
     if (IsBlock4(format)) {
@@ -118,21 +214,27 @@ CudaPackedWeight::Plan CudaPackedWeight::PlanFor(const QuantFormat& format, int6
           static_cast<size_t>(RowTiles(s.rows) * PaddedK(format, k) / kTileCols) * kTileBytes, 1);
     } else {  // rows of all segments without gaps: one matrix
       layout.codes =
-          Reserve(plan.code_bytes, static_cast<size_t>(s.rows * k * BitsOf(format.codec) / 8), 1);
+          Reserve(plan.code_bytes,
+                  static_cast<size_t>(CeilDiv(s.rows * k * quantd::BitsOf(format.codec), 8)), 1);
     }
-    const size_t scales =
-        format.scale == ScaleType::kNone ? 0 : static_cast<size_t>(ScaleCount(format, s.rows, k));
-    if (format.scale == ScaleType::kF32 || format.scale == ScaleType::kAbsmax) {
-      // Int8 rows: SCB of all segments is one array too.
-      layout.scales = Reserve(plan.scale_bytes, scales * sizeof(float), IsBlock4(format) ? 16 : 4);
-    } else if (format.scale == ScaleType::kNested) {
-      layout.scales = Reserve(plan.scale_bytes, scales, 16);
+    const auto places = static_cast<size_t>(blocks.Places(format, s.rows, k));
+    // Those of rows of all segments are one array too.
+    const size_t scale_size = blocks.paired ? 4 : SizeOf(StoredOf(format.scale));
+    const size_t alignment = blocks.order == BlockOrder::kTiled ? 16 : scale_size;
+    if (scale_size > 0) layout.scales = Reserve(plan.scale_bytes, places * scale_size, alignment);
+    const size_t zero_size = blocks.paired ? 0 : SizeOf(StoredOf(format.zero));
+    if (zero_size > 0) layout.zeros = Reserve(plan.scale_bytes, places * zero_size, zero_size);
+    if (format.scale == ScaleType::kNested) {
       layout.nested_absmax = Reserve(
           plan.scale_bytes, static_cast<size_t>(NestedGroups(format, s.rows, k)) * sizeof(float),
           sizeof(float));
       layout.nested_map = Reserve(plan.scale_bytes, 256 * sizeof(float), sizeof(float));
     }
     plan.segments.push_back(layout);
+  }
+  if (format.reordered) {
+    plan.columns =
+        Reserve(plan.scale_bytes, static_cast<size_t>(k) * sizeof(int32_t), sizeof(int32_t));
   }
   return plan;
 }
@@ -144,14 +246,24 @@ CudaPackedWeight::CudaPackedWeight(const QuantFormat& format, int64_t k,
       plan_(std::move(plan)),
       codes_(std::move(codes)),
       scales_(std::move(scales)) {
+  const Blocks blocks = BlocksOf(format, k);
   view_.codec = format.codec;
-  view_.nested = format.scale == ScaleType::kNested;
-  view_.tiled_scales = HasTiledScales(format, k);
-  view_.block = IsBlock4(format) ? format.block.size : 0;
+  view_.order = blocks.order;
+  view_.scale = StoredOf(format.scale);
+  view_.zero = StoredOf(format.zero);
+  view_.added_zero = IsAdded(format.zero);
+  view_.paired = blocks.paired;
+  view_.scale_step = format.scale == ScaleType::kAbsmax ? kInt8Step : 1.0f;
+  view_.block = static_cast<int32_t>(blocks.size);
+  view_.block_rows = static_cast<int32_t>(blocks.rows);
+  view_.row_blocks = static_cast<int32_t>(blocks.per_row);
   view_.n = static_cast<int32_t>(n());
   view_.k = static_cast<int32_t>(k);
   view_.padded_k = static_cast<int32_t>(PaddedK(format, k));
   view_.num_segments = static_cast<int32_t>(this->segments().size());
+  if (format.reordered) {
+    view_.columns = reinterpret_cast<const int32_t*>(DeviceScales(plan_.columns));
+  }
   int32_t row = 0;
   for (size_t i = 0; i < this->segments().size(); ++i) {
     const Layout& layout = plan_.segments[i];
@@ -159,11 +271,11 @@ CudaPackedWeight::CudaPackedWeight(const QuantFormat& format, int64_t k,
     s.first_row = row;
     s.rows = static_cast<int32_t>(this->segments()[i].rows);
     s.first_tile = view_.row_tiles;
+    s.blocks = format.block.Count(s.rows, k);
     s.codes = DeviceCodes(i);
-    const void* const scale = DeviceScales(layout.scales);
-    if (format.scale != ScaleType::kNone && !view_.nested) s.scales = static_cast<const float*>(scale);
-    if (view_.nested) {
-      s.nested_codes = static_cast<const uint8_t*>(scale);
+    if (view_.scale != Stored::kNone) s.scales = DeviceScales(layout.scales);
+    if (view_.zero != Stored::kNone && !view_.paired) s.zeros = DeviceScales(layout.zeros);
+    if (view_.scale == Stored::kNested) {
       s.nested_absmax = reinterpret_cast<const float*>(DeviceScales(layout.nested_absmax));
       s.nested_map = reinterpret_cast<const float*>(DeviceScales(layout.nested_map));
     }
@@ -176,11 +288,19 @@ uint8_t* CudaPackedWeight::DeviceCodes(size_t segment) const {
   return codes_.as<uint8_t>() + plan_.segments[segment].codes;
 }
 
+int64_t CudaPackedWeight::BlockAtPlace(size_t segment, int64_t place) const {
+  if (view_.order != BlockOrder::kTiled) return place;
+  const int64_t column = place / kTileRows;  // of 16 scales
+  const int64_t row = column / view_.row_blocks * kTileRows + place % kTileRows;
+  if (row >= segments()[segment].rows) return -1;
+  return row * view_.row_blocks + column % view_.row_blocks;
+}
+
 void CudaPackedWeight::Pack(size_t segment, const QuantizedMatrix& matrix, const Upload& upload) {
-  if (IsBlock4(format())) {
-    PackCodes4(segment, matrix, upload);
-  } else {
-    UploadAll(matrix.codes, DeviceCodes(segment), upload);
+  switch (quantd::BitsOf(format().codec)) {
+    case 4: PackCodes4(segment, matrix, upload); break;
+    case 2: PackCodes2(segment, matrix, upload); break;
+    default: UploadAll(matrix.codes, DeviceCodes(segment), upload);
   }
   PackScales(segment, matrix, upload);
 }
@@ -188,22 +308,50 @@ void CudaPackedWeight::Pack(size_t segment, const QuantizedMatrix& matrix, const
 void CudaPackedWeight::PackScales(size_t segment, const QuantizedMatrix& matrix,
                                   const Upload& upload) {
   const Layout& layout = plan_.segments[segment];
-  if (format().scale == ScaleType::kF32 || format().scale == ScaleType::kAbsmax) {
-    if (view_.tiled_scales) {
-      PackTiledScales(segment, matrix.scales, upload);
-    } else {
-      UploadAll(matrix.scales, DeviceScales(layout.scales), upload);
+  const int64_t places = BlocksOf(format(), k()).Places(format(), segments()[segment].rows, k());
+  // `bits_of` a block, `size` bytes of them; zero where there is none.
+  const auto upload_blocks = [&](size_t size, size_t offset, const auto& bits_of) {
+    std::vector<uint8_t> image(static_cast<size_t>(places) * size);
+    for (int64_t place = 0; place < places; ++place) {
+      const int64_t block = BlockAtPlace(segment, place);
+      if (block < 0) continue;
+      const uint32_t bits = bits_of(static_cast<size_t>(block));
+      std::memcpy(image.data() + static_cast<size_t>(place) * size, &bits, size);
     }
-  } else if (format().scale == ScaleType::kNested) {
-    if (view_.tiled_scales) {
-      PackTiledScales(segment, matrix.nested_codes, upload);
-    } else {
-      UploadAll(matrix.nested_codes, DeviceScales(layout.scales), upload);
-    }
+    UploadAll(image, DeviceScales(offset), upload);
+  };
+  const Stored scale = view_.scale, zero = view_.zero;
+  if (view_.paired) {
+    upload_blocks(4, layout.scales, [&](size_t b) {
+      return BitsOf(scale, matrix.scales[b]) | BitsOf(scale, matrix.zeros[b]) << 16;
+    });
+  } else if (scale == Stored::kNested) {
+    upload_blocks(1, layout.scales, [&](size_t b) { return uint32_t{matrix.nested_codes[b]}; });
     UploadAll(matrix.nested_absmax, DeviceScales(layout.nested_absmax), upload);
     UploadAll(matrix.nested_map, DeviceScales(layout.nested_map), upload);
-    view_.segments[segment].nested_offset = matrix.nested_offset;
+    view_.segments[segment].scale_base = matrix.nested_offset;
+  } else if (scale != Stored::kNone) {
+    upload_blocks(SizeOf(scale), layout.scales,
+                  [&](size_t b) { return BitsOf(scale, matrix.scales[b]); });
+    if (scale == Stored::kE4M3) view_.segments[segment].scale_base = matrix.global_scale;
   }
+  if (zero != Stored::kNone && !view_.paired) {
+    upload_blocks(SizeOf(zero), layout.zeros,
+                  [&](size_t b) { return BitsOf(zero, matrix.zeros[b]); });
+  }
+  // The same for every segment (CheckPackRows).
+  if (format().reordered && segment == 0) {
+    UploadAll(matrix.columns, DeviceScales(plan_.columns), upload);
+  }
+}
+
+void CudaPackedWeight::PackCodes2(size_t segment, const QuantizedMatrix& matrix,
+                                  const Upload& upload) {
+  std::vector<uint8_t> image((matrix.codes.size() + 3) / 4);
+  for (size_t i = 0; i < matrix.codes.size(); ++i) {
+    image[i / 4] |= static_cast<uint8_t>((matrix.codes[i] & 3) << i % 4 * 2);
+  }
+  UploadAll(image, DeviceCodes(segment), upload);
 }
 
 void CudaPackedWeight::PackCodes4(size_t segment, const QuantizedMatrix& matrix,
@@ -226,7 +374,7 @@ void CudaPackedWeight::PackCodes4(size_t segment, const QuantizedMatrix& matrix,
         PackTile(codes, columns, out);
         continue;
       }
-      std::memset(padded, ZeroCode(format().codec), sizeof(padded));
+      std::memset(padded, ZeroCodeOf(format().codec), sizeof(padded));
       const size_t width = static_cast<size_t>(std::min<int64_t>(kTileCols, columns - column));
       for (int64_t r = 0; r < std::min<int64_t>(kTileRows, rows - row); ++r) {
         std::memcpy(padded + r * kTileCols, codes + r * columns, width);
@@ -238,76 +386,80 @@ void CudaPackedWeight::PackCodes4(size_t segment, const QuantizedMatrix& matrix,
   }
 }
 
-template <typename T>
-void CudaPackedWeight::PackTiledScales(size_t segment, const std::vector<T>& scales,
-                                       const Upload& upload) {
-  const int64_t rows = segments()[segment].rows;
-  const int64_t blocks = k() / format().block.size;  // of a row
-  const int64_t columns = RowTiles(rows) * blocks;   // of 16 scales
-  constexpr int64_t kPieceColumns = kPieceBytes / (kTileRows * sizeof(T));
-  std::vector<T> piece(static_cast<size_t>(std::min(columns, kPieceColumns)) * kTileRows);
-  std::byte* const device = DeviceScales(plan_.segments[segment].scales);
-  for (int64_t first = 0; first < columns; first += kPieceColumns) {
-    const int64_t count = std::min(kPieceColumns, columns - first);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = (first + i) / blocks * kTileRows, block = (first + i) % blocks;
-      for (int64_t r = 0; r < kTileRows; ++r) {
-        piece[static_cast<size_t>(i * kTileRows + r)] =
-            row + r < rows ? scales[static_cast<size_t>((row + r) * blocks + block)] : T{};
-      }
-    }
-    upload(piece.data(), static_cast<size_t>(count * kTileRows) * sizeof(T),
-           device + static_cast<size_t>(first * kTileRows) * sizeof(T));
-  }
-}
-
 QuantizedMatrix CudaPackedWeight::Unpack(size_t segment, const Download& download) const {
   const Layout& layout = plan_.segments[segment];
   QuantizedMatrix m;
   m.format = format();
   m.n = segments()[segment].rows;
   m.k = k();
-  if (!IsBlock4(format())) {
-    m.codes.resize(static_cast<size_t>(m.n * m.k * BitsOf(format().codec) / 8));
-    download(DeviceCodes(segment), m.codes.size(), m.codes.data());
+  const int bits = quantd::BitsOf(format().codec);
+  const auto elements = static_cast<size_t>(m.n * m.k);
+  std::vector<uint8_t> packed(
+      bits == 4 ? static_cast<size_t>(RowTiles(m.n) * (view_.padded_k / kTileCols) * kTileBytes)
+                : (elements * static_cast<size_t>(bits) + 7) / 8);
+  download(DeviceCodes(segment), packed.size(), packed.data());
+  if (bits >= 8) {
+    m.codes = std::move(packed);
   } else {
-    std::vector<uint8_t> packed(
-        static_cast<size_t>(RowTiles(m.n) * (view_.padded_k / kTileCols) * kTileBytes));
-    download(DeviceCodes(segment), packed.size(), packed.data());
-    m.codes.resize(static_cast<size_t>(m.n * m.k));
-    for (int64_t i = 0; i < m.n * m.k; ++i) {
-      const NibblePlace place = PlaceOfNibble(i / m.k, i % m.k, view_.padded_k);
+    m.codes.resize(elements);
+    for (size_t i = 0; i < elements; ++i) {
+      if (bits == 2) {
+        m.codes[i] = packed[i / 4] >> i % 4 * 2 & 3;
+        continue;
+      }
+      const NibblePlace place = PlaceOfNibble(static_cast<int64_t>(i) / m.k,
+                                              static_cast<int64_t>(i) % m.k, view_.padded_k);
       const uint8_t pair = packed[static_cast<size_t>(place.byte)];
-      m.codes[static_cast<size_t>(i)] = place.high ? pair >> 4 : pair & 15;
+      m.codes[i] = place.high ? pair >> 4 : pair & 15;
     }
   }
-  if (format().scale == ScaleType::kNone) return m;
 
-  const auto read_scales = [&]<typename T>(std::vector<T>& scales) {
-    std::vector<T> stored(static_cast<size_t>(ScaleCount(format(), m.n, m.k)));
-    download(DeviceScales(layout.scales), stored.size() * sizeof(T), stored.data());
-    if (!view_.tiled_scales) {
-      scales = std::move(stored);
-      return;
-    }
-    const int64_t blocks = m.k / format().block.size;
-    for (int64_t i = 0; i < m.n * blocks; ++i) {
-      const int64_t row = i / blocks, block = i % blocks;
-      scales.push_back(stored[static_cast<size_t>((row / kTileRows * blocks + block) * kTileRows +
-                                                  row % kTileRows)]);
+  const int64_t places = BlocksOf(format(), k()).Places(format(), m.n, m.k);
+  const auto blocks = static_cast<size_t>(format().block.Count(m.n, m.k));
+  // Calls store(block, bits) for every block.
+  const auto read_blocks = [&](size_t size, size_t offset, const auto& store) {
+    std::vector<uint8_t> image(static_cast<size_t>(places) * size);
+    download(DeviceScales(offset), image.size(), image.data());
+    for (int64_t place = 0; place < places; ++place) {
+      const int64_t block = BlockAtPlace(segment, place);
+      uint32_t value = 0;
+      std::memcpy(&value, image.data() + static_cast<size_t>(place) * size, size);
+      if (block >= 0) store(static_cast<size_t>(block), value);
     }
   };
-  if (format().scale == ScaleType::kF32 || format().scale == ScaleType::kAbsmax) {
-    read_scales(m.scales);
-    return m;
+  const auto read_floats = [&](size_t offset, std::vector<float>& values, size_t count) {
+    values.resize(count);
+    download(DeviceScales(offset), count * sizeof(float), values.data());
+  };
+  const Stored scale = view_.scale, zero = view_.zero;
+  if (scale != Stored::kNone && scale != Stored::kNested) m.scales.resize(blocks);
+  if (zero != Stored::kNone) m.zeros.resize(blocks);
+  if (view_.paired) {
+    read_blocks(4, layout.scales, [&](size_t b, uint32_t pair) {
+      m.scales[b] = FloatOf(scale, pair & 0xffffu);
+      m.zeros[b] = FloatOf(scale, pair >> 16);
+    });
+  } else if (scale == Stored::kNested) {
+    m.nested_codes.resize(blocks);
+    read_blocks(1, layout.scales,
+                [&](size_t b, uint32_t code) { m.nested_codes[b] = static_cast<uint8_t>(code); });
+    read_floats(layout.nested_map, m.nested_map, 256);
+    read_floats(layout.nested_absmax, m.nested_absmax,
+                static_cast<size_t>(NestedGroups(format(), m.n, m.k)));
+    m.nested_offset = view_.segments[segment].scale_base;
+  } else if (scale != Stored::kNone) {
+    read_blocks(SizeOf(scale), layout.scales,
+                [&](size_t b, uint32_t value) { m.scales[b] = FloatOf(scale, value); });
+    if (scale == Stored::kE4M3) m.global_scale = view_.segments[segment].scale_base;
   }
-  read_scales(m.nested_codes);
-  m.nested_map.resize(256);
-  download(DeviceScales(layout.nested_map), 256 * sizeof(float), m.nested_map.data());
-  m.nested_absmax.resize(static_cast<size_t>(NestedGroups(format(), m.n, m.k)));
-  download(DeviceScales(layout.nested_absmax), m.nested_absmax.size() * sizeof(float),
-           m.nested_absmax.data());
-  m.nested_offset = view_.segments[segment].nested_offset;
+  if (zero != Stored::kNone && !view_.paired) {
+    read_blocks(SizeOf(zero), layout.zeros,
+                [&](size_t b, uint32_t value) { m.zeros[b] = FloatOf(zero, value); });
+  }
+  if (format().reordered) {
+    m.columns.resize(static_cast<size_t>(m.k));
+    download(DeviceScales(plan_.columns), m.columns.size() * sizeof(int32_t), m.columns.data());
+  }
   return m;
 }
 

@@ -1,7 +1,7 @@
 // CudaPackedWeight: a weight in device memory, laid out as weight_view.h says, and its packer.
 //
-// Packing runs on the host, piece by piece: the packer makes at most kPieceBytes of the device
-// image and hands them to an upload function, so that a model streams through small pinned buffers.
+// Packing runs on the host: the packer makes codes kPieceBytes at a time, and scales of a segment,
+// and hands pieces to an upload function, so that a model streams through small pinned buffers.
 // Threads: distinct segments may be packed concurrently.
 #pragma once
 
@@ -22,13 +22,15 @@ class CudaPackedWeight : public PackedWeight {
   /// Where a segment's parts start: bytes into the codes buffer, bytes into the scales buffer.
   struct Layout {
     size_t codes = 0;
-    size_t scales = 0;         // f32, or u8 when nested
+    size_t scales = 0;         // of WeightView::scale, or pairs with zero points
+    size_t zeros = 0;          // of WeightView::zero, unless paired
     size_t nested_absmax = 0;  // f32
     size_t nested_map = 0;     // f32 [256]
   };
   struct Plan {
     size_t code_bytes = 0;
     size_t scale_bytes = 0;
+    size_t columns = 0;  // int32 [k], bytes into the scales buffer; of all segments
     std::vector<Layout> segments;
   };
   /// Takes `bytes` at `host`, valid during the call only, to device memory at `device`.
@@ -39,7 +41,7 @@ class CudaPackedWeight : public PackedWeight {
   static constexpr size_t kPieceBytes = size_t{4} << 20;
 
   /// UNIMPLEMENTED for more segments than WeightView::kMaxSegments, and for more rows, columns or
-  /// blocks of a segment than 32-bit indices of the kernels count.
+  /// flat blocks of a segment than 32-bit indices of the kernels count.
   static absl::Status CheckSupported(const QuantFormat& format, int64_t k,
                                      const std::vector<RowSegment>& segments);
   static Plan PlanFor(const QuantFormat& format, int64_t k,
@@ -56,15 +58,16 @@ class CudaPackedWeight : public PackedWeight {
   /// (CheckPackRows).
   void Pack(size_t segment, const QuantizedMatrix& matrix, const Upload& upload);
   /// The part of Pack behind the codes, for a segment that was quantized on the device: `matrix`
-  /// needs scales and nothing else.
+  /// needs scales (and zero points, and columns) and nothing else.
   void PackScales(size_t segment, const QuantizedMatrix& matrix, const Upload& upload);
   /// The exact inverse of Pack.
   QuantizedMatrix Unpack(size_t segment, const Download& download) const;
 
  private:
   void PackCodes4(size_t segment, const QuantizedMatrix& matrix, const Upload& upload);
-  template <typename T>
-  void PackTiledScales(size_t segment, const std::vector<T>& scales, const Upload& upload);
+  void PackCodes2(size_t segment, const QuantizedMatrix& matrix, const Upload& upload);
+  /// Block whose values are at `place` of a segment's arrays; -1: padding.
+  int64_t BlockAtPlace(size_t segment, int64_t place) const;
   uint8_t* DeviceCodes(size_t segment) const;
   std::byte* DeviceScales(size_t offset) const { return scales_.as<std::byte>() + offset; }
 

@@ -74,9 +74,9 @@ Target TargetOf(const WeightView& w, int segment, const Matrix& values) {
           w.k,
           w.padded_k,
           w.block,
-          w.tiled_scales,
+          w.order == BlockOrder::kTiled,
           const_cast<uint8_t*>(s.codes),
-          const_cast<float*>(s.scales)};
+          const_cast<float*>(static_cast<const float*>(s.scales))};
 }
 
 /// scales[b] = largest magnitude of flat block b; NaNs are passed over. Block b of the grid's

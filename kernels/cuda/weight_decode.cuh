@@ -48,18 +48,102 @@ __device__ __forceinline__ float NestedScale(float mapped, float absmax, float o
   return __fadd_rn(__fmul_rn(mapped, absmax), offset);
 }
 
-/// Scale of element (row, col) of a segment of 4-bit weights; row within the segment.
-__device__ __forceinline__ float BlockScale(const WeightView& w, const WeightSegment& segment,
-                                            int row, int col) {
-  const int64_t flat = (static_cast<int64_t>(row) * w.k + col) / w.block;
-  const int64_t place =
-      w.tiled_scales
-          ? (static_cast<int64_t>(row / kTileRows) * (w.k / w.block) + col / w.block) * kTileRows +
-                row % kTileRows
-          : flat;
-  if (!w.nested) return segment.scales[place];
-  return NestedScale(segment.nested_map[segment.nested_codes[place]],
-                     segment.nested_absmax[flat / kNestedGroup], segment.nested_offset);
+/// Element i of an array of `type`, as it is.
+__device__ __forceinline__ float LoadStored(Stored type, const void* data, int64_t i) {
+  switch (type) {
+    case Stored::kF32: return static_cast<const float*>(data)[i];
+    case Stored::kF16: return FloatOfF16(static_cast<const uint16_t*>(data)[i]);
+    case Stored::kBF16: return FloatOfBF16(static_cast<const uint16_t*>(data)[i]);
+    case Stored::kE4M3: return E4M3Codec::Decode(static_cast<const uint8_t*>(data)[i]);
+    case Stored::kU8: return static_cast<float>(static_cast<const uint8_t*>(data)[i]);
+    default: return 0.0f;
+  }
+}
+
+/// A scale or zero point of a pair: `type` is kF16 or kBF16.
+__device__ __forceinline__ float FloatOfHalf(Stored type, uint16_t bits) {
+  return type == Stored::kBF16 ? FloatOfBF16(bits) : FloatOfF16(bits);
+}
+
+/// The scale of a row where HasRowScales.
+__device__ __forceinline__ float LoadRowScale(Stored type, const void* scales, int64_t row) {
+  if (type == Stored::kF32) return static_cast<const float*>(scales)[row];
+  return FloatOfHalf(type, static_cast<const uint16_t*>(scales)[row]);
+}
+
+/// Where the scale of element (row, col) of a segment is; row within the segment.
+__device__ __forceinline__ int64_t BlockPlace(const WeightView& w, const WeightSegment& segment,
+                                              int row, int col) {
+  const int64_t flat = static_cast<int64_t>(row) * w.k + col;
+  switch (w.order) {
+    case BlockOrder::kFlat: return flat / w.block;
+    case BlockOrder::kStrided: return flat % segment.blocks;
+    case BlockOrder::kTiled:
+      return (static_cast<int64_t>(row / kTileRows) * w.row_blocks + col / w.block) * kTileRows +
+             row % kTileRows;
+    default: return static_cast<int64_t>(row / w.block_rows) * w.row_blocks + col / w.block;
+  }
+}
+
+/// Scale and zero point of a block.
+struct BlockValues {
+  float scale = 1.0f;
+  float zero = 0.0f;
+};
+
+/// Those at `place`, which is BlockPlace of (row, col).
+__device__ __forceinline__ BlockValues BlockAt(const WeightView& w, const WeightSegment& segment,
+                                               int64_t place, int row, int col) {
+  if (w.paired) {
+    const uint32_t pair = static_cast<const uint32_t*>(segment.scales)[place];
+    return {FloatOfHalf(w.scale, static_cast<uint16_t>(pair)),
+            FloatOfHalf(w.scale, static_cast<uint16_t>(pair >> 16))};
+  }
+  BlockValues values;
+  if (w.scale == Stored::kNested) {
+    const int64_t flat = w.order == BlockOrder::kTiled
+                             ? static_cast<int64_t>(row) * w.row_blocks + col / w.block
+                             : place;
+    values.scale =
+        NestedScale(segment.nested_map[static_cast<const uint8_t*>(segment.scales)[place]],
+                    segment.nested_absmax[flat / kNestedGroup], segment.scale_base);
+  } else if (w.scale == Stored::kE4M3) {
+    values.scale = __fdiv_rn(LoadStored(w.scale, segment.scales, place), segment.scale_base);
+  } else {
+    values.scale = __fmul_rn(LoadStored(w.scale, segment.scales, place), w.scale_step);
+  }
+  values.zero = LoadStored(w.zero, segment.zeros, place);
+  return values;
+}
+__device__ __forceinline__ BlockValues BlockOf(const WeightView& w, const WeightSegment& segment,
+                                               int row, int col) {
+  return BlockAt(w, segment, BlockPlace(w, segment, row, col), row, col);
+}
+
+/// QuantizedMatrix::Dequantize of a code's value: every operation rounded, none contracted.
+__device__ __forceinline__ float Dequantized(const WeightView& w, float code,
+                                             const BlockValues& block) {
+  if (w.added_zero) return __fadd_rn(__fmul_rn(code, block.scale), block.zero);
+  return __fmul_rn(__fsub_rn(code, block.zero), block.scale);
+}
+
+/// The value of a code of one byte.
+__device__ __forceinline__ float ByteCode(Codec codec, uint8_t code) {
+  return codec == Codec::kInt8   ? Int8Codec::Decode(code)
+         : codec == Codec::kE4M3 ? E4M3Codec::Decode(code)
+                                 : static_cast<float>(code);
+}
+
+/// The value of code (row, col) of codes that lie row-major: of one byte, or of two bits.
+template <int kBits>
+__device__ __forceinline__ float RowMajorCode(const WeightView& w, const WeightSegment& segment,
+                                              int row, int col) {
+  const int64_t flat = static_cast<int64_t>(row) * w.k + col;
+  if constexpr (kBits == 2) {
+    return static_cast<float>(segment.codes[flat / 4] >> (flat % 4 * 2) & 3);
+  } else {
+    return ByteCode(w.codec, segment.codes[flat]);
+  }
 }
 
 /// y[index] = value, rounded to `type`.

@@ -8,7 +8,8 @@ For every kernel and architecture in the objects (cuobjdump -res-usage and -sass
   spills     no local memory (STL, LDL) unless the table says why a kernel may have it
   loops      instructions per weight of the innermost loop that carries the tensor-core work, where the
              table bounds it: all instructions of the loop body, divided by the weights one lane of it
-             takes, which is 8 for each m16n8k16 product that uses new weights
+             takes, which is 8 for each m16n8k16 product that uses new weights; "share" is the part of
+             the products that use weights at all
 
 The figures are printed, and written to --json FILE for the table of docs/cuda.md. cuobjdump and nvdisasm
 are looked for in PATH and in the Python environment this runs in (nvidia-cuda-cuobjdump and
@@ -152,10 +153,10 @@ def count(body, pattern):
     return sum(1 for text in body if re.match(pattern, opcode(text)))
 
 
-def loop_figures(body, tiles):
-    """What an innermost loop costs; `tiles` products share one fragment of weights."""
+def loop_figures(body, tiles, share=1):
+    """What an innermost loop costs; `tiles` products share one fragment of weights, `share` of all have one."""
     mma, loads = count(body, r"HMMA|IMMA"), count(body, r"LDG\.\S*128")
-    weights = mma * LANE_WEIGHTS_PER_MMA / tiles
+    weights = round(mma * share) * LANE_WEIGHTS_PER_MMA / tiles
     return {"instructions": len(body), "mma": mma, "loads128": loads, "lds": count(body, r"LDS"),
             "weights": weights, "per_weight": len(body) / weights if weights else None,
             "weights_by_loads": loads * LANE_WEIGHTS_PER_LOAD}
@@ -195,7 +196,7 @@ def check(kernels, table):
             continue
         named = re.search(loop["tiles_from"], kernel.name) if "tiles_from" in loop else None
         tiles = int(named.group(1)) if named else loop.get("tiles", 1)
-        candidates = [loop_figures(b, tiles) for b in innermost_loops(kernel.instructions)]
+        candidates = [loop_figures(b, tiles, loop.get("share", 1)) for b in innermost_loops(kernel.instructions)]
         candidates = [c for c in candidates if c["mma"] and (c["lds"] or not loop.get("table", True))]
         if not candidates:
             faults.append(f"{where}: no innermost loop with tensor-core products was found")
@@ -263,6 +264,7 @@ code for sm_90a
     fails(dict(good, max_registers=39), "planned are 39")
     fails(dict(good, loop={"max_per_weight": 0.2}), "instructions per weight")
     fails(dict(good, loop={"tiles": 2, "code_loads": True}), "cannot be trusted")
+    fails(dict(good, loop={"share": 0.5, "code_loads": True}), "cannot be trusted")
     fails(dict(good, pattern="other"), "no entry")
     fails(dict(good, pattern="other"), "no kernel matches")
     spilled = Kernel("hot", "sm_90a")

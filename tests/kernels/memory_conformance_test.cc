@@ -65,9 +65,35 @@ TEST(PackedWeightBytes, AreWithinFivePercentOfTheCheckpointAndBooked) {
     std::vector<int64_t> segments;
     int64_t k;
   } const shapes[] = {{{384}, 384}, {{1000}, 400}, {{512, 128, 128}, 512}, {{513, 511}, 1024}};
-  for (const char* text : {"f32", "f16", "bf16", "int8.row.absmax", "nf4.flat64.f32",
-                           "nf4.flat64.nested", "fp4.flat64.f32", "fp4.flat64.nested",
-                           "nf4.flat32.f32", "fp4.flat128.nested", "nf4.flat4096.f32"}) {
+  for (const char* text : {"f32",
+                           "f16",
+                           "bf16",
+                           "int8.row.absmax",
+                           "nf4.flat64.f32",
+                           "nf4.flat64.nested",
+                           "fp4.flat64.f32",
+                           "fp4.flat64.nested",
+                           "nf4.flat32.f32",
+                           "fp4.flat128.nested",
+                           "nf4.flat4096.f32",
+                           "int4.group128.bf16",
+                           "int4.group32.f16",
+                           "int4.row.f16",
+                           "uint4.group64.f16.zero_u8",
+                           "uint4.group128.f16.zero_u8.reordered",
+                           "int4.group32.bf16.offset_bf16",
+                           "uint4.flat64.bf16.zero_bf16",
+                           "uint4.strided64.f16.zero_f16",
+                           "uint2.group64.f16.zero_u8",
+                           "uint2.flat16.f32.zero_f32",
+                           "uint8.group128.f16.zero_u8",
+                           "int8.row.f32",
+                           "int8.row.bf16",
+                           "int8.group128.bf16",
+                           "e4m3.row.f32",
+                           "e4m3.tile128x128.f32",
+                           "e4m3.tile128x128.bf16",
+                           "e2m1.group16.e4m3"}) {
     const QuantFormat format = *QuantFormat::Parse(text);
     for (const auto& shape : shapes) {
       std::vector<QuantizedMatrix> matrices;

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/emulation/global_memory.h"
 #include "kernels/cuda/emulation/launch.h"
+#include "kernels/quant/codecs.h"
 #include "kernels/quant/float_types.h"
 #include "kernels/status.h"
 
@@ -69,6 +70,29 @@ class EmulatedCublasLt final : public CublasLt {
         for (int64_t j = 0; j < n; ++j) {
           int32_t sum = 0;
           for (int64_t c = 0; c < k; ++c) sum += x[i * ldx + c] * w[j * ldw + c];
+          y[i * ldy + j] = sum;
+        }
+      }
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status GemmFp8(const uint8_t* x, int64_t ldx, const uint8_t* w, int64_t ldw, float* y,
+                       int64_t ldy, int32_t m, int32_t n, int32_t k, void* workspace,
+                       Stream stream) override {
+    RETURN_IF_ERROR(CheckGemmFp8(x, ldx, w, ldw, y, ldy, m, n, k, workspace));
+    if (m == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(CheckDevice(x, m, k, ldx, 1));
+    RETURN_IF_ERROR(CheckDevice(w, n, k, ldw, 1));
+    RETURN_IF_ERROR(CheckDevice(y, m, n, ldy, 4));
+    RETURN_IF_ERROR(CheckDevice(workspace, 1, kWorkspaceBytes, kWorkspaceBytes, 1));
+    Enqueue(stream, [=] {
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          float sum = 0.0f;
+          for (int64_t c = 0; c < k; ++c) {
+            sum += E4M3Codec::Decode(x[i * ldx + c]) * E4M3Codec::Decode(w[j * ldw + c]);
+          }
           y[i * ldy + j] = sum;
         }
       }

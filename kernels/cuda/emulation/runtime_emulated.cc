@@ -67,6 +67,7 @@ struct Device {
   std::set<EmulatedStream*> streams;
   absl::Status first_error;
   int multiprocessors = 4;
+  size_t shared_memory = kMaxSharedMemory;  // of a block
 };
 // Never destroyed: streams of static objects are destroyed at exit.
 Device& GetDevice() {
@@ -134,7 +135,7 @@ absl::StatusOr<DeviceFacts> OpenDevice(int ordinal) {
   facts.multiprocessors = device.multiprocessors;
   facts.total_memory = static_cast<int64_t>(memory.total);
   facts.free_memory = static_cast<int64_t>(memory.total - std::min(memory.total, memory.used));
-  facts.max_shared_memory = kMaxSharedMemory;
+  facts.max_shared_memory = static_cast<int64_t>(device.shared_memory);
   return facts;
 }
 
@@ -191,7 +192,7 @@ void EnqueueGrid(EmulatedStream* stream, KernelRecord& kernel, dim3 grid, dim3 b
   const auto outside = [](unsigned n, unsigned limit) { return n == 0 || n > limit; };
   if (outside(grid.x, 0x7FFFFFFF) || outside(grid.y, 65535) || outside(grid.z, 65535) ||
       outside(block.x, 1024) || outside(block.y, 1024) || outside(block.z, 64) ||
-      uint64_t{block.x} * block.y * block.z > 1024 || shared_bytes > kMaxSharedMemory) {
+      uint64_t{block.x} * block.y * block.z > 1024 || shared_bytes > device.shared_memory) {
     const auto text = [](dim3 d) {
       return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) +
              ")";
@@ -327,6 +328,12 @@ void SetMultiprocessors(int count) {
   Device& device = GetDevice();
   const std::lock_guard lock(device.mutex);
   device.multiprocessors = count;
+}
+
+void SetSharedMemory(size_t bytes) {
+  Device& device = GetDevice();
+  const std::lock_guard lock(device.mutex);
+  device.shared_memory = std::min(bytes, kMaxSharedMemory);
 }
 
 void InjectDeviceFailure(const std::string& message) {

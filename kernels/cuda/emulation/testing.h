@@ -12,6 +12,8 @@ void SetDeviceMemory(size_t bytes);
 void FailAllocation(int nth);
 /// Multiprocessors OpenDevice reports (4 at first).
 void SetMultiprocessors(int count);
+/// Bytes of dynamic shared memory a block may have (227 KiB at first, and at most).
+void SetSharedMemory(size_t bytes);
 
 /// The device fails: nothing submitted runs any more, and FirstError, Synchronize and Wait say
 /// UNAVAILABLE with `message`.

@@ -73,7 +73,7 @@ Config QuickConfig() {
           .prefills = {20}};
 }
 
-/// Random codes, not a quantized matrix: speed does not depend on the values.
+/// Random codes of any format, not a quantized matrix: speed does not depend on the values.
 QuantizedMatrix RandomMatrix(const QuantFormat& format, int64_t n, int64_t k) {
   QuantizedMatrix q;
   q.format = format;
@@ -82,23 +82,28 @@ QuantizedMatrix RandomMatrix(const QuantFormat& format, int64_t n, int64_t k) {
   const bool plain = IsPlain(format.codec);
   const int bits = BitsOf(format.codec);
   q.codes.resize(static_cast<size_t>(n * k * (plain ? bits / 8 : 1)));
-  uint64_t state = 88172645463325252u;  // xorshift64
+  const uint64_t mask = bits < 8 ? (uint64_t{1} << bits) - 1 : 63;  // of bytes: no NaN
+  uint64_t state = 88172645463325252u;                              // xorshift64
   for (uint8_t& code : q.codes) {
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    code = static_cast<uint8_t>(bits == 4 ? state & 15 : state & 63);
+    code = static_cast<uint8_t>(state & mask);
   }
-  const size_t scales =
-      format.block.kind == BlockShape::Kind::kFlat
-          ? static_cast<size_t>((n * k + format.block.size - 1) / format.block.size)
-          : static_cast<size_t>(n);
+  const auto blocks = static_cast<size_t>(format.block.Count(n, k));
+  constexpr float kScale = 1.0f / 128;  // exact in every type
   if (format.scale == ScaleType::kNested) {
-    q.nested_codes.assign(scales, 100);
-    q.nested_map.assign(256, 0.01f);
-    q.nested_absmax.assign((scales + 255) / 256, 1.0f);
+    q.nested_codes.assign(blocks, 100);
+    q.nested_map.assign(256, kScale);
+    q.nested_absmax.assign((blocks + 255) / 256, 1.0f);
   } else if (!plain) {
-    q.scales.assign(scales, 0.01f);
+    q.scales.assign(blocks, kScale);
+  }
+  if (format.zero != ZeroType::kNone) {
+    q.zeros.assign(blocks, IsAdded(format.zero) ? kScale : static_cast<float>(mask / 2 + 1));
+  }
+  for (int64_t c = 0; format.reordered && c < k; ++c) {
+    q.columns.push_back(static_cast<int32_t>(k - 1 - c));
   }
   return q;
 }
@@ -190,15 +195,13 @@ class Bench {
   uint64_t key_ = 0;
 };
 
-absl::StatusOr<json> Linear(Bench& bench, const std::string& format_name, const Shape& shape,
-                            int64_t m, DType y_type) {
+absl::StatusOr<json> Linear(Bench& bench, const std::string& format_name,
+                            const ActivationQuant& quant, const Shape& shape, int64_t m,
+                            DType y_type) {
   ASSIGN_OR_RETURN(const QuantFormat format, QuantFormat::Parse(format_name));
   ASSIGN_OR_RETURN(const auto weights, bench.Weights(format, shape.n, shape.k));
   ASSIGN_OR_RETURN(const TensorView x, bench.Matrix(DType::kBF16, m, shape.k));
   ASSIGN_OR_RETURN(const TensorView y, bench.Matrix(y_type, m, shape.n));
-  ActivationQuant quant;
-  if (format.codec == Codec::kInt8)
-    quant = {ActivationQuant::Kind::kInt8Outlier, 6.0f, ActivationQuant::OutlierScope::kRow};
   const double bytes = static_cast<double>(weights[0]->bytes() + m * shape.k * 2 +
                                            m * shape.n * static_cast<int64_t>(SizeOf(y_type)));
   return bench.Time(
@@ -346,20 +349,45 @@ std::vector<Item> Items(Bench& bench) {
   const auto add = [&](std::string name, std::function<absl::StatusOr<json>()> run) {
     items.push_back({std::move(name), std::move(run)});
   };
-  for (const char* format :
-       {"nf4.flat64.nested", "nf4.flat64.f32", "fp4.flat64.f32", "int8.row.f32", "bf16"}) {
+  using Kind = ActivationQuant::Kind;
+  const struct {
+    const char* format;
+    bool all_shapes;
+    const char* activations;  // of the item's name
+    ActivationQuant quant = {};
+  } linears[] = {
+      {"nf4.flat64.nested", true, ""},
+      {"nf4.flat64.f32", true, ""},
+      {"fp4.flat64.f32", false, ""},
+      {"int8.row.absmax", true, "", {.kind = Kind::kInt8Outlier, .threshold = 6.0f}},
+      {"bf16", true, ""},
+      {"int4.group128.bf16", true, ""},          // GPTQ, compressed-tensors
+      {"uint4.group128.f16.zero_u8", true, ""},  // AWQ
+      {"int4.group128.f16.reordered", false, ""},
+      {"int4.group64.bf16.offset_bf16", false, ""},  // torchao
+      {"uint4.flat64.f32.zero_f32", false, ""},      // HQQ; not tuned, as those below
+      {"uint2.group64.f16.zero_u8", false, ""},
+      {"int8.group128.bf16", false, ""},
+      {"e4m3.tile128x128.f32", false, "+fp8_group128", {.kind = Kind::kFp8Group, .group = 128}},
+      {"e4m3.row.f32", false, "+fp8_token", {.kind = Kind::kFp8Token}},
+      {"e2m1.group16.e4m3", false, ""},
+      {"int8.row.f32", true, "+int8_token", {.kind = Kind::kInt8Token}},
+  };
+  for (const auto& linear : linears) {
     for (const Shape& shape : c.linears) {
-      if (std::string(format) == "fp4.flat64.f32" && shape.n != c.linears[0].n) continue;
+      if (!linear.all_shapes && shape.n != c.linears[0].n) continue;
       for (const int64_t m : c.rows) {
-        add(fmt::format("linear/{}/{}/m:{}", format, shape.name, m),
-            [&bench, format, shape, m] { return Linear(bench, format, shape, m, DType::kBF16); });
+        add(fmt::format("linear/{}{}/{}/m:{}", linear.format, linear.activations, shape.name, m),
+            [&bench, linear, shape, m] {
+              return Linear(bench, linear.format, linear.quant, shape, m, DType::kBF16);
+            });
       }
     }
   }
   const Shape head = {"head", c.vocab, c.hidden};
   for (const int64_t m : c.batches) {
     add(fmt::format("linear/bf16/head/m:{}", m),
-        [&bench, head, m] { return Linear(bench, "bf16", head, m, DType::kF32); });
+        [&bench, head, m] { return Linear(bench, "bf16", {}, head, m, DType::kF32); });
   }
   for (const int64_t m : c.op_rows) {
     add(fmt::format("rms_norm/m:{}", m), [&bench, m] { return Norm(bench, m, false); });

@@ -1,6 +1,7 @@
 // e2e: the engine on a model of Llama-3-8B's shape with random weights: load time (quantizing on
 // the way), prefill of 512 and 4096 tokens, decode of 1, 8, 32 and 64 sequences at context 512.
-// Medians of three runs; decode counts only steps in which every row is one sequence's next token.
+// Medians of three runs, with `determinism: batch_invariant` beside the default; decode counts only
+// steps in which every row is one sequence's next token.
 #include <algorithm>
 #include <random>
 
@@ -89,9 +90,9 @@ double Median(std::vector<double> values) {
 }
 
 absl::StatusOr<json> MeasureProfile(const StageOptions& stage, const Plan& plan,
-                                    const std::string& profile) {
+                                    const std::string& profile, Determinism determinism) {
   ASSIGN_OR_RETURN(const auto folder, RandomCheckpoint(plan.shape, stage.models));
-  ASSIGN_OR_RETURN(const auto backend, MakeBackend(stage.backend));
+  ASSIGN_OR_RETURN(const auto backend, MakeBackend(stage.backend, determinism));
   const int longest = *std::max_element(plan.prefills.begin(), plan.prefills.end());
   LoadOptions load;
   load.model_dir = folder;
@@ -166,10 +167,14 @@ absl::StatusOr<Outcome> RunE2e(const StageOptions& options) {
                    ResultFile::Open(options.out, device, "e2e", options.quick, options.fresh));
   const Plan plan = options.quick ? QuickPlan() : FullPlan();
   std::vector<Item> items;
-  for (const std::string& profile : plan.profiles) {
-    items.push_back({plan.shape.name + "/" + profile, [&options, &plan, profile] {
-                       return MeasureProfile(options, plan, profile);
-                     }});
+  for (const Determinism determinism : {Determinism::kDefault, Determinism::kBatchInvariant}) {
+    const bool invariant = determinism == Determinism::kBatchInvariant;
+    for (const std::string& profile : plan.profiles) {
+      items.push_back({plan.shape.name + "/" + profile + (invariant ? "/batch_invariant" : ""),
+                       [&options, &plan, profile, determinism] {
+                         return MeasureProfile(options, plan, profile, determinism);
+                       }});
+    }
   }
   return RunItems(options, file, items);
 }

@@ -5,6 +5,8 @@
 //   kernels_bench --benchmark_filter='linear/nf4.*' --benchmark_min_time=0.3
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -24,12 +26,27 @@ struct Shape {
   const char* name;
   int64_t n, k;
 };
-// A 1.1-billion-parameter decoder: hidden 2048, intermediate 5632, 32 heads, 4 KV heads.
-constexpr Shape kShapes[] = {{"qkv", 2560, 2048}, {"gate_up", 11264, 2048}, {"down", 2048, 5632}};
-constexpr const char* kFormats[] = {
-    "nf4.flat64.f32", "nf4.flat64.nested", "int8.row.f32", "bf16", "f16", "f32"};
+// A 1.1-billion-parameter decoder: hidden 2048, intermediate 5632, 32 heads, 4 KV heads; and a
+// square.
+constexpr Shape kShapes[] = {
+    {"qkv", 2560, 2048}, {"gate_up", 11264, 2048}, {"down", 2048, 5632}, {"square", 4096, 4096}};
+constexpr const char* kFormats[] = {"nf4.flat64.f32",
+                                    "nf4.flat64.nested",
+                                    "int4.group128.bf16",
+                                    "uint4.group64.f16.zero_u8",
+                                    "uint4.strided64.f16.zero_f16",
+                                    "e2m1.group16.e4m3",
+                                    "uint2.group64.f16.zero_u8",
+                                    "int8.row.absmax",
+                                    "int8.row.bf16",
+                                    "e4m3.row.f32",
+                                    "e4m3.tile128x128.f32",
+                                    "bf16",
+                                    "f16",
+                                    "f32"};
 
-/// Random codes, not a quantized matrix: speed does not depend on the values.
+/// Random codes, not a quantized matrix: speed does not depend on the values. Those of int8 and
+/// e4m3 are small, so that no sum overflows.
 QuantizedMatrix RandomMatrix(const QuantFormat& format, int64_t n, int64_t k) {
   QuantizedMatrix q;
   q.format = format;
@@ -37,22 +54,39 @@ QuantizedMatrix RandomMatrix(const QuantFormat& format, int64_t n, int64_t k) {
   q.k = k;
   std::mt19937_64 rng(1);
   const bool plain = IsPlain(format.codec);
+  const uint64_t mask = (uint64_t{1} << std::min(BitsOf(format.codec), 6)) - 1;
   q.codes.resize(static_cast<size_t>(n * k * (plain ? BitsOf(format.codec) / 8 : 1)));
-  for (uint8_t& code : q.codes)
-    code = static_cast<uint8_t>(BitsOf(format.codec) == 4 ? rng() & 15 : rng() & 63);
-  const size_t blocks =
-      format.block.kind == BlockShape::Kind::kFlat
-          ? static_cast<size_t>((n * k + format.block.size - 1) / format.block.size)
-          : static_cast<size_t>(n);
+  for (uint8_t& code : q.codes) code = static_cast<uint8_t>(rng() & mask);
+  const size_t blocks = static_cast<size_t>(format.block.Count(n, k));
   if (format.scale == ScaleType::kNested) {
     q.nested_codes.assign(blocks, 100);
     q.nested_map.assign(256, 0.01f);
     q.nested_absmax.assign((blocks + 255) / 256, 1.0f);
   } else if (!plain) {
-    q.scales.assign(blocks, 0.01f);
+    q.scales.assign(blocks, 0.015625f);
+  }
+  if (format.zero != ZeroType::kNone) q.zeros.assign(blocks, 1.0f);
+  if (format.reordered) {
+    q.columns.resize(static_cast<size_t>(k));
+    std::iota(q.columns.rbegin(), q.columns.rend(), 0);
   }
   return q;
 }
+
+/// Activations of a benchmark's name: "linear" takes x as it is.
+struct Activations {
+  const char* name;
+  ActivationQuant quant;
+  const char* format;  // the only one it is measured on; null: every one
+};
+using Kind = ActivationQuant::Kind;
+const Activations kActivations[] = {
+    {"linear", {}, nullptr},
+    {"linear_int8_activations", {.kind = Kind::kInt8Outlier, .threshold = 6.0f}, "int8.row.absmax"},
+    {"linear_int8_token", {.kind = Kind::kInt8Token}, "int8.row.bf16"},
+    {"linear_fp8_token", {.kind = Kind::kFp8Token}, "e4m3.row.f32"},
+    {"linear_fp8_group", {.kind = Kind::kFp8Group, .group = 128}, "e4m3.tile128x128.f32"},
+};
 
 Backend& Cpu() {
   static const std::unique_ptr<Backend> backend = CreateCpuBackend().value();
@@ -60,7 +94,7 @@ Backend& Cpu() {
 }
 
 void BM_Linear(benchmark::State& state, const std::string& format_name, Shape shape, int64_t m,
-               bool int8) {
+               const ActivationQuant& quant) {
   Backend& cpu = Cpu();
   const QuantFormat format = QuantFormat::Parse(format_name).value();
   const QuantizedMatrix q = RandomMatrix(format, shape.n, shape.k);
@@ -86,9 +120,6 @@ void BM_Linear(benchmark::State& state, const std::string& format_name, Shape sh
       x.as<BF16>()[i] = BF16(v);
     }
   }
-  ActivationQuant quant;
-  if (int8)
-    quant = {ActivationQuant::Kind::kInt8Outlier, 6.0f, ActivationQuant::OutlierScope::kRow};
   size_t next = 0;
   for (auto _ : state) {
     cpu.Linear(*weights[next], quant, TensorView(dtype, x.data(), m, shape.k), nullptr,
@@ -104,16 +135,16 @@ void BM_Linear(benchmark::State& state, const std::string& format_name, Shape sh
 const bool kRegistered = [] {
   for (const char* format : kFormats) {
     for (const Shape& shape : kShapes) {
-      for (int64_t m : {1, 2, 4, 8, 16, 512}) {
-        const std::string tail = std::string(format) + "/" + shape.name + "/m:" + std::to_string(m);
-        const auto add = [&](const std::string& name, bool int8) {
-          benchmark::RegisterBenchmark((name + tail).c_str(), BM_Linear, std::string(format), shape,
-                                       m, int8)
+      for (int64_t m : {1, 2, 4, 8, 16, 64, 512}) {
+        for (const Activations& a : kActivations) {
+          if (a.format != nullptr && std::string(a.format) != format) continue;
+          const std::string name =
+              std::string(a.name) + "/" + format + "/" + shape.name + "/m:" + std::to_string(m);
+          benchmark::RegisterBenchmark(name.c_str(), BM_Linear, std::string(format), shape, m,
+                                       a.quant)
               ->UseRealTime()
               ->Unit(benchmark::kMicrosecond);
-        };
-        add("linear/", false);
-        if (std::string(format) == "int8.row.f32") add("linear_int8_activations/", true);
+        }
       }
     }
   }

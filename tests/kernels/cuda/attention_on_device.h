@@ -29,6 +29,9 @@ namespace quantd::cuda_emulated::attention_testing {
 
 constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
 
+/// Bytes of shared memory a block may ask for.
+inline constexpr int64_t kAllSharedMemory = 227 << 10;
+
 inline size_t SizeOf(FloatType type) { return type == kF32 ? 4 : 2; }
 
 inline void StoreElement(FloatType type, float value, std::byte* to) {
@@ -184,6 +187,7 @@ struct Placement {
   int spare_entries = 0;  // behind every block table
   int gap = 8;            // elements of canary behind every row of q and out
   uint32_t seed = 1;      // of the order of blocks
+  int64_t shared_memory = kAllSharedMemory;
 };
 
 /// out [rows, heads * d] as f32. The cache holds what the rows may read, and NaN everywhere else.
@@ -287,7 +291,7 @@ inline std::vector<float> Attend(Model& model, const std::vector<Row>& rows,
              shape.int8 ? device_k_scales.data() : nullptr,
              shape.int8 ? device_v_scales.data() : nullptr},
             matrix(device_out), {workspace.data(), workspace_bytes, counters.data(), num_counters},
-            stream);
+            {4, 9, 0, place.shared_memory}, stream);
   EXPECT_TRUE(Synchronize(stream).ok());
   EXPECT_TRUE(FirstError().ok()) << FirstError().ToString();
   DestroyStream(stream);

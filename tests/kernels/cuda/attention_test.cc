@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/emulation/testing.h"
 #include "tests/kernels/cuda/attention_on_device.h"
 
 namespace quantd::cuda_emulated {
@@ -223,10 +224,29 @@ TEST(AttentionTest, TheOrderInWhichBlocksAndThreadsRunDoesNotMatter) {
   SetScheduleOrder(before);
 }
 
+// Heads of 256 in 16 bits do not fit 99 KiB, those of int8 and all smaller ones do.
+TEST(AttentionTest, DevicesWithLittleSharedMemoryTakeTheGenericKernelWhereTheyMust) {
+  constexpr size_t kLittle = 99 * 1024;
+  SetSharedMemory(kLittle);
+  for (const bool int8 : {false, true}) {
+    for (const int32_t d : {128, 256}) {
+      const bool same = int8 || d < 256;
+      Model model({2, 1, d, kBF16, kBF16, 16, int8});
+      const std::vector<Row> rows = Concat({Range(0, 0, 5), {{1, 70}}});
+      const std::vector<float> out = Attend(model, rows, {.shared_memory = kLittle});
+      ExpectIsAttention(model, rows, out);
+      SetSharedMemory(kAllSharedMemory);
+      EXPECT_EQ(out == Attend(model, rows), same) << d << (int8 ? " int8" : "");
+      SetSharedMemory(kLittle);
+    }
+  }
+  SetSharedMemory(kAllSharedMemory);
+}
+
 TEST(AttentionTest, NoRowsIsNoLaunch) {
   Matrix none{kBF16, nullptr, 0, 64, 64};
   const Stream stream = CreateStream();
-  Attention(none, {2, 1, 32, 1.0f}, {}, {kBF16, nullptr, nullptr, 1, 16}, none, {}, stream);
+  Attention(none, {2, 1, 32, 1.0f}, {}, {kBF16, nullptr, nullptr, 1, 16}, none, {}, {}, stream);
   EXPECT_TRUE(Synchronize(stream).ok());
   DestroyStream(stream);
 }

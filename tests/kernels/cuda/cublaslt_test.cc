@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/quant/codecs.h"
 #include "kernels/quant/float_types.h"
 
 namespace quantd::cuda_emulated {
@@ -142,6 +143,39 @@ TEST_F(CublasLtTest, SixteenBitRefusesWhatTheLibraryRefuses) {
   for (const absl::Status& status : refused) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument)
         << &status - refused << " " << status;
+  }
+}
+
+TEST_F(CublasLtTest, Fp8ProductsAreSummedInF32AndPaddingIsAskedFor) {
+  constexpr int32_t kM = 16, kN = 32, kK = 48;
+  for (int i = 0; i < 64 * 64; ++i) {
+    x_[i] = static_cast<uint8_t>(i * 37 % 0x78);
+    w_[i] = static_cast<uint8_t>(0x80 * (i % 2) + i * 11 % 0x78);
+  }
+  auto* const y = reinterpret_cast<float*>(y_);
+  const auto gemm = [&](int64_t ldx, int64_t ldw, int64_t ldy, int32_t m, int32_t n, int32_t k,
+                        size_t offset = 0) {
+    return library_->GemmFp8(x_ + offset, ldx, w_, ldw, y, ldy, m, n, k, workspace_, stream_);
+  };
+  ASSERT_TRUE(gemm(64, 48, 48, kM, kN, kK).ok());
+  ASSERT_TRUE(Synchronize(stream_).ok());
+  for (int r = 0; r < kM; ++r) {
+    for (int c = 0; c < kN; ++c) {
+      double sum = 0.0, magnitude = 0.0;
+      for (int i = 0; i < kK; ++i) {
+        const double product =
+            double{E4M3Codec::Decode(x_[r * 64 + i])} * double{E4M3Codec::Decode(w_[c * 48 + i])};
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      EXPECT_NEAR(y[r * 48 + c], sum, magnitude * kK * 0x1p-24);
+    }
+  }
+  for (const absl::Status& refused :
+       {gemm(64, 48, 48, 17, kN, kK), gemm(64, 48, 48, kM, 24, kK), gemm(64, 48, 48, kM, kN, 40),
+        gemm(56, 48, 48, kM, kN, kK), gemm(64, 56, 48, kM, kN, kK), gemm(64, 48, 36, kM, kN, kK),
+        gemm(32, 48, 48, kM, kN, kK), gemm(64, 48, 48, kM, kN, kK, 8)}) {
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
   }
 }
 

@@ -9,7 +9,6 @@
 #include <random>
 
 #include "kernels/cuda/emulation/testing.h"
-#include "kernels/cuda/linear_plan.h"
 #include "kernels/cuda/packed_weight.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/quant/quantize.h"
@@ -375,81 +374,6 @@ TEST(CudaQuantizeRows, GivesTheBytesOfTheHost) {
       }
     }
   }
-}
-
-// ---- choice of kernels
-
-WeightView ViewOf(Codec codec, int32_t n, int32_t k) {
-  WeightView w;
-  w.codec = codec;
-  w.n = n;
-  w.k = k;
-  w.padded_k = (k + kTileCols - 1) / kTileCols * kTileCols;
-  w.block = BitsOf(codec) == 4 ? 64 : 0;
-  w.tiled_scales = BitsOf(codec) == 4 && k % 64 == 0;
-  w.num_segments = 1;
-  w.segments[0].rows = n;
-  return w;
-}
-
-TEST(CudaLinearPlan, FollowsItsTable) {
-  struct Row {
-    Codec codec;
-    bool int8;
-    FloatType x;
-    int32_t m, k;
-    LinearWay fast, invariant;
-  };
-  constexpr auto kBF16 = FloatType::kBF16;
-  constexpr auto kF32 = FloatType::kF32;
-  using Way = LinearWay;
-  const Row table[] = {
-      {Codec::kNf4, false, kBF16, 1, 256, Way::kMma, Way::kMma},
-      {Codec::kNf4, false, kBF16, 64, 256, Way::kMma, Way::kMma},
-      {Codec::kNf4, false, kBF16, 65, 256, Way::kDequantizeGemm, Way::kMma},
-      {Codec::kNf4, false, kBF16, 65, 200, Way::kDequantizeGemm, Way::kGeneric},
-      {Codec::kNf4, false, kBF16, 3, 200, Way::kGeneric, Way::kGeneric},
-      {Codec::kNf4, false, kBF16, 65, 204, Way::kGeneric, Way::kGeneric},
-      {Codec::kNf4, false, kF32, 65, 256, Way::kGeneric, Way::kGeneric},
-      {Codec::kBF16, false, kBF16, 8, 256, Way::kMma, Way::kMma},
-      {Codec::kBF16, false, kBF16, 9, 256, Way::kGemm, Way::kMma},
-      {Codec::kF16, false, kBF16, 9, 256, Way::kGeneric, Way::kGeneric},
-      {Codec::kF32, false, kBF16, 9, 256, Way::kGeneric, Way::kGeneric},
-      {Codec::kInt8, false, kBF16, 8, 256, Way::kGeneric, Way::kGeneric},
-      {Codec::kInt8, false, kBF16, 9, 256, Way::kDequantizeGemm, Way::kGeneric},
-      {Codec::kInt8, true, kBF16, 16, 256, Way::kInt8Mma, Way::kInt8Mma},
-      {Codec::kInt8, true, kBF16, 17, 256, Way::kInt8Gemm, Way::kInt8Gemm},
-      {Codec::kInt8, true, kF32, 17, 256, Way::kInt8Gemm, Way::kInt8Gemm},
-      {Codec::kInt8, true, kBF16, 17, 33, Way::kInt8Mma, Way::kInt8Mma},
-  };
-  for (const Row& row : table) {
-    const WeightView w = ViewOf(row.codec, 64, row.k);
-    const Matrix x = {row.x, nullptr, row.m, row.k, row.k}, y = {row.x, nullptr, row.m, 64, 64};
-    const std::string what =
-        fmt::format("codec {} int8 {} x {} m {} k {}", static_cast<int>(row.codec), row.int8,
-                    static_cast<int>(row.x), row.m, row.k);
-    EXPECT_EQ(PlanLinear(w, row.int8, x, y, {true, Determinism::kDefault}), row.fast) << what;
-    EXPECT_EQ(PlanLinear(w, row.int8, x, y, {true, Determinism::kBatchInvariant}), row.invariant)
-        << what;
-    const Way without = PlanLinear(w, row.int8, x, y, {false, Determinism::kDefault});
-    EXPECT_TRUE(without == Way::kMma || without == Way::kGeneric || without == Way::kInt8Mma)
-        << what << " without cuBLASLt";
-  }
-}
-
-TEST(CudaLinearPlan, LeavesUnalignedOperandsToOurOwnKernels) {
-  const WeightView w = ViewOf(Codec::kNf4, 64, 256);
-  const Matrix x = {FloatType::kBF16, nullptr, 100, 256, 256},
-               y = {FloatType::kBF16, nullptr, 100, 64, 64};
-  const LinearPolicy policy = {true, Determinism::kDefault};
-  ASSERT_EQ(PlanLinear(w, false, x, y, policy), LinearWay::kDequantizeGemm);
-  Matrix gap = x, shifted = x, y_gap = y;
-  gap.stride = 259;
-  shifted.data = reinterpret_cast<void*>(2);
-  y_gap.stride = 67;
-  EXPECT_EQ(PlanLinear(w, false, gap, y, policy), LinearWay::kMma);
-  EXPECT_EQ(PlanLinear(w, false, shifted, y, policy), LinearWay::kMma);
-  EXPECT_EQ(PlanLinear(w, false, x, y_gap, policy), LinearWay::kMma);
 }
 
 }  // namespace

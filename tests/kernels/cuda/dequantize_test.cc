@@ -47,6 +47,44 @@ TEST(Dequantize, GivesTheDefinitionsValuesInEveryFormatAndType) {
   }
 }
 
+// Every codec, order of blocks, type of scales and zero points, and both signs of the latter.
+TEST(Dequantize, GivesTheDefinitionsValuesOfScalesAndZeroPointsOfEveryKind) {
+  int i = 0;
+  for (const char* format : {"int4.group64.f16",
+                             "int4.group32.bf16",
+                             "int4.row.f32",
+                             "int4.tile16x32.f32",
+                             "int4.group64.bf16.offset_bf16",
+                             "int4.group32.f16.offset_f32",
+                             "uint4.group64.f16.zero_u8",
+                             "uint4.group32.bf16.zero_u8",
+                             "uint4.flat64.f32.zero_f32",
+                             "uint4.flat64.f16.zero_f16",
+                             "uint4.flat48.bf16.zero_bf16",
+                             "uint4.strided64.f16.zero_f16",
+                             "uint8.group64.f16.zero_u8",
+                             "uint8.flat48.f32.zero_f32",
+                             "uint8.strided16.bf16.zero_bf16",
+                             "int8.group32.bf16",
+                             "int8.row.bf16",
+                             "int8.row.f32",
+                             "uint2.group64.f16.zero_u8",
+                             "uint2.flat24.f32.zero_f32",
+                             "uint2.strided16.f16.zero_f16",
+                             "e4m3.row.f32",
+                             "e4m3.tile128x128.bf16",
+                             "e4m3.tile16x32.f32",
+                             "e2m1.group16.e4m3",
+                             "e2m1.group64.f32"}) {
+    const FloatType type = kTypes[i++ % 3];
+    ExpectDequantizes(format, {32, 16}, 144, 0, 48, type, kWide);
+    ExpectDequantizes(format, {16, 32}, 136, 13, 20, type, kNarrow);
+    if (std::string(format).find("strided") == std::string::npos) {
+      ExpectDequantizes(format, {19}, 33, 2, 15, type, kNarrow);
+    }
+  }
+}
+
 TEST(Dequantize, WritesTheRowsAskedForOfAnySegments) {
   for (const char* format : {"nf4.flat64.nested", "fp4.flat64.f32", "int8.row.absmax"}) {
     ExpectDequantizes(format, {17, 3, 40}, 64, 5, 14, kTypes[2], kWide);

@@ -93,6 +93,22 @@ TEST(CudaGatherRows, CopiesBits) {
   }
 }
 
+TEST(CudaGatherColumns, CopiesBitsInTheOrderAsked) {
+  const std::vector<int32_t> columns = {6, 0, 3, 3, 299, 1};
+  const Array<int32_t> order(columns);
+  for (FloatType type : kTypes) {
+    const std::vector<float> values = Rounded(type, Normal(3 * 300, 5));
+    const Rows x(type, 3, 300, values, kNarrow), out(type, 3, columns.size(), kNarrow);
+    Execute([&](Stream stream) { GatherColumns(x, order.data(), out, stream); });
+    std::vector<float> expected;
+    for (size_t row = 0; row < 3; ++row) {
+      for (const int32_t c : columns)
+        expected.push_back(values[row * 300 + static_cast<size_t>(c)]);
+    }
+    ExpectSame(out.Read(), expected, NameOf(type));
+  }
+}
+
 TEST(CudaGatedSilu, IsWithinRoundingsOfTheExactValueOnEveryLayout) {
   for (FloatType type : kTypes) {
     for (size_t n : {1, 8, 33, 200, 2064}) {

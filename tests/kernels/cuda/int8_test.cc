@@ -28,7 +28,11 @@ class Int8Weight {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0.0f, 0.05f);
     view_.codec = Codec::kInt8;
-    view_.k = view_.padded_k = k;
+    view_.k = view_.padded_k = view_.block = k;
+    view_.order = BlockOrder::kGrid;
+    view_.row_blocks = 1;
+    view_.scale = Stored::kF32;
+    view_.scale_step = kInt8Step;
     for (int32_t rows : segments) {
       std::vector<float> w(static_cast<size_t>(rows) * static_cast<size_t>(k));
       for (float& v : w) v = normal(random);

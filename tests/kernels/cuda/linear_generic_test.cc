@@ -16,7 +16,7 @@ std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, 
   const Rows y(y_type, rows, static_cast<size_t>(p.n), kNarrow);
   const Array<float> bias(p.bias);
   Execute([&](Stream stream) {
-    LinearGeneric(w.view(), x, with_bias ? bias.data() : nullptr, y, stream);
+    LinearGeneric(w.view(), x, with_bias ? bias.data() : nullptr, y, false, stream);
   });
   return y.Read();
 }
@@ -46,21 +46,52 @@ TEST_P(LinearGenericTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
 }
 
 constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
-INSTANTIATE_TEST_SUITE_P(Formats, LinearGenericTest,
-                         ::testing::Values(Case{"f32", {3}, 33, kF32, kF32},
-                                           Case{"f16", {17, 5}, 72, kBF16, kBF16},
-                                           Case{"bf16", {70}, 31, kF32, kF32},
-                                           Case{"bf16", {33, 1, 9}, 40, kF16, kF16},
-                                           Case{"nf4.flat64.f32", {17, 31}, 128, kF32, kF32},
-                                           Case{"nf4.flat64.nested", {80}, 72, kBF16, kBF16},
-                                           Case{"fp4.flat64.nested", {15}, 192, kF16, kF32},
-                                           Case{"fp4.flat64.f32", {3, 2, 1, 4}, 33, kBF16, kF32},
-                                           Case{"nf4.flat32.nested", {18}, 64, kF16, kF16},
-                                           Case{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
-                                           Case{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
-                                           Case{"int8.row.absmax", {17, 48}, 65, kBF16, kBF16},
-                                           Case{"int8.row.absmax", {5}, 130, kF16, kF32}),
-                         [](const auto& test) { return "case" + std::to_string(test.index); });
+INSTANTIATE_TEST_SUITE_P(
+    Formats, LinearGenericTest,
+    ::testing::Values(Case{"f32", {3}, 33, kF32, kF32}, Case{"f16", {17, 5}, 72, kBF16, kBF16},
+                      Case{"bf16", {70}, 31, kF32, kF32}, Case{"bf16", {33, 1, 9}, 40, kF16, kF16},
+                      Case{"nf4.flat64.f32", {17, 31}, 128, kF32, kF32},
+                      Case{"nf4.flat64.nested", {80}, 72, kBF16, kBF16},
+                      Case{"fp4.flat64.nested", {15}, 192, kF16, kF32},
+                      Case{"fp4.flat64.f32", {3, 2, 1, 4}, 33, kBF16, kF32},
+                      Case{"nf4.flat32.nested", {18}, 64, kF16, kF16},
+                      Case{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
+                      Case{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
+                      Case{"int8.row.absmax", {17, 48}, 65, kBF16, kBF16},
+                      Case{"int8.row.absmax", {5}, 130, kF16, kF32},
+                      Case{"int4.group32.f16", {17, 5}, 72, kBF16, kBF16},
+                      Case{"int4.row.f32", {18}, 100, kF32, kF32},
+                      Case{"uint4.group64.f16.zero_u8", {9, 3}, 130, kF32, kF32},
+                      Case{"uint4.flat48.bf16.zero_bf16", {9}, 33, kBF16, kF32},
+                      Case{"uint4.strided16.f32.zero_f32", {16}, 40, kF16, kF16},
+                      Case{"uint8.group32.f16.zero_u8", {20}, 72, kBF16, kBF16},
+                      Case{"int8.group64.bf16", {5, 17}, 96, kF16, kF16},
+                      Case{"uint2.flat24.f16.zero_f16", {21}, 33, kF32, kF32},
+                      Case{"e4m3.tile16x32.f32", {19, 4}, 72, kBF16, kBF16},
+                      Case{"e4m3.row.f32", {17}, 40, kF16, kF32},
+                      Case{"e2m1.group16.e4m3", {18}, 40, kBF16, kF32}),
+    [](const auto& test) { return "case" + std::to_string(test.index); });
+
+TEST(LinearGeneric, RoundsWeightsToTheActivationsTypeWhenAsked) {
+  LinearProblem p(*QuantFormat::Parse("int4.group32.f32"), {7}, 40, kBF16, 3);
+  const auto w = PackOnDevice(p.matrices);
+  const Rows x(kBF16, 3, 40, p.x), y(kF32, 3, 7);
+  Execute([&](Stream stream) { LinearGeneric(w->view(), x, nullptr, y, true, stream); });
+  const std::vector<float> actual = y.Read();
+  for (size_t t = 0; t < 3; ++t) {
+    for (size_t r = 0; r < 7; ++r) {
+      double sum = 0.0, magnitude = 0.0;
+      for (size_t c = 0; c < 40; ++c) {
+        const float weight =
+            p.matrices[0].Dequantize(static_cast<int64_t>(r), static_cast<int64_t>(c));
+        const double product = double{Rounded(kBF16, weight)} * double{p.x[t * 40 + c]};
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      EXPECT_NEAR(actual[t * 7 + r], sum, magnitude * p.RelativeTolerance(false));
+    }
+  }
+}
 
 TEST(LinearGeneric, AddsNothingWithoutBias) {
   LinearProblem p(*QuantFormat::Parse("nf4.flat64.f32"), {5}, 64, kF32, 3);

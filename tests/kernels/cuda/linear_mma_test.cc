@@ -12,14 +12,16 @@ using namespace on_device;
 
 constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
 
+constexpr int64_t kAllSharedMemory = 227 << 10, kLittleSharedMemory = 99 << 10;
+
 std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, int64_t first,
                              int64_t m, FloatType y_type, int multiprocessors,
-                             Layout layout = kWide, int minor = 0) {
+                             Layout layout = kWide, int64_t shared_memory = kAllSharedMemory) {
   const size_t rows = static_cast<size_t>(m);
   const Rows x(p.x_type, rows, static_cast<size_t>(p.k), p.XRows(first, m), layout);
   const Rows y(y_type, rows, static_cast<size_t>(p.n), layout);
   const Array<float> bias(p.bias);
-  const DeviceLimits device{multiprocessors, minor == 0 ? 9 : 8, minor};
+  const DeviceLimits device{multiprocessors, 9, 0, shared_memory};
   const int32_t tokens = static_cast<int32_t>(m);
   const Array<float> partials(
       std::vector<float>(LinearMmaWorkspaceBytes(w.view(), tokens, device) / sizeof(float), NAN));
@@ -41,7 +43,10 @@ struct Case {
   int multiprocessors;
 };
 
-bool IsTable(const Case& c) { return c.format.starts_with("nf4") || c.format.starts_with("fp4"); }
+/// The values of the codes are not exact in 16 bits.
+bool RoundsTable(const Case& c) {
+  return c.format.starts_with("nf4") || c.format.starts_with("fp4");
+}
 
 class LinearMmaTest : public ::testing::TestWithParam<Case> {};
 
@@ -52,7 +57,7 @@ TEST_P(LinearMmaTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
   const auto w = PackOnDevice(p.matrices);
   ASSERT_TRUE(HasLinearMma(w->view(), c.x));
   const std::vector<float> whole = RunLinear(*w, p, 0, kTokens, c.y, c.multiprocessors);
-  p.ExpectClose(whole, c.y, 0, IsTable(c));
+  p.ExpectClose(whole, c.y, 0, RoundsTable(c));
   for (int64_t m : {1, 2, 3, 8, 9, 16, 17, 33}) {
     const int64_t first = m * 5 % (kTokens - m + 1);
     const std::vector<float> part =
@@ -75,6 +80,14 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"nf4.flat128.f32", {20}, 640, kF16, kF16, 132},
                       Case{"nf4.flat192.nested", {20, 7, 5, 16}, 1344, kBF16, kBF16, 1},
                       Case{"nf4.flat64.nested", {140}, 1344, kBF16, kBF16, 1},
+                      Case{"int4.group64.f16", {80}, 320, kBF16, kBF16, 4},
+                      Case{"int4.group128.bf16", {33, 1, 9}, 1096, kF16, kF32, 1},
+                      Case{"int4.row.f32", {17}, 200, kBF16, kBF16, 2},
+                      Case{"e2m1.group64.f16", {140}, 320, kBF16, kBF16, 4},
+                      Case{"uint4.group64.f16.zero_u8", {80}, 576, kBF16, kBF16, 1},
+                      Case{"uint4.group128.bf16.zero_u8", {17, 31}, 200, kF16, kF16, 4},
+                      Case{"uint4.flat64.f16.zero_f16", {140}, 320, kF16, kF32, 2},
+                      Case{"int4.group64.bf16.offset_bf16", {33, 1, 9}, 1344, kBF16, kBF16, 1},
                       Case{"bf16", {80}, 320, kBF16, kBF16, 4},
                       Case{"bf16", {5, 17}, 72, kBF16, kF32, 1},
                       Case{"bf16", {140}, 584, kBF16, kBF16, 1},
@@ -85,23 +98,25 @@ TEST(LinearMma, SplitsAreAddedAlikeByTheLastBlockAndWithinABlock) {
   // What LinearMmaTest compares to the bit with one multiprocessor are indeed the two ways.
   const auto w = PackOnDevice({RandomWeight(*QuantFormat::Parse("nf4.flat64.nested"), 80, 576, 1)});
   EXPECT_GT(MmaPlanOf(w->view(), 1).splits, 1);
-  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 64, {1, 9, 0}), 0u);
-  EXPECT_GT(LinearMmaCounters(w->view(), 64, {1, 9, 0}), 0);
-  EXPECT_EQ(LinearMmaWorkspaceBytes(w->view(), 65, {1, 9, 0}), 0u);
-  EXPECT_EQ(LinearMmaCounters(w->view(), 65, {1, 9, 0}), 0);
-  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 65, {132, 9, 0}), 0u);
+  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 64, {1, 9, 0, kAllSharedMemory}), 0u);
+  EXPECT_GT(LinearMmaCounters(w->view(), 64, {1, 9, 0, kAllSharedMemory}), 0);
+  EXPECT_EQ(LinearMmaWorkspaceBytes(w->view(), 65, {1, 9, 0, kAllSharedMemory}), 0u);
+  EXPECT_EQ(LinearMmaCounters(w->view(), 65, {1, 9, 0, kAllSharedMemory}), 0);
+  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 65, {132, 9, 0, kAllSharedMemory}), 0u);
 }
 
 TEST(LinearMma, DevicesWithLittleSharedMemoryGiveTheSameBits) {
   const LinearProblem p(*QuantFormat::Parse("nf4.flat64.nested"), {80}, 576, kBF16, 65);
   const auto w = PackOnDevice(p.matrices);
-  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 65, {1, 8, 6}), 0u);
-  EXPECT_EQ(RunLinear(*w, p, 0, 65, kBF16, 1, kWide, 6), RunLinear(*w, p, 0, 65, kBF16, 1));
+  EXPECT_GT(LinearMmaWorkspaceBytes(w->view(), 65, {1, 8, 6, kLittleSharedMemory}), 0u);
+  EXPECT_EQ(RunLinear(*w, p, 0, 65, kBF16, 1, kWide, kLittleSharedMemory),
+            RunLinear(*w, p, 0, 65, kBF16, 1));
   WeightView large = w->view();
   large.n = large.k = large.padded_k = 8192;
   large.row_tiles = 512;
   ASSERT_GT(MmaPlanOf(large, 132).splits, 1);
-  EXPECT_LE(LinearMmaWorkspaceBytes(large, 100000, {132, 8, 6}), size_t{64} << 20);
+  EXPECT_LE(LinearMmaWorkspaceBytes(large, 100000, {132, 8, 6, kLittleSharedMemory}),
+            size_t{64} << 20);
 }
 
 TEST(LinearMma, NestedScalesThatCrossAGroupOf256AreDecodedOnBothSides) {
@@ -114,7 +129,7 @@ TEST(LinearMma, NestedScalesThatCrossAGroupOf256AreDecodedOnBothSides) {
 TEST(LinearMma, PlanDependsOnTheWeightAndTheDeviceOnly) {
   WeightView w;
   w.codec = Codec::kNf4;
-  w.tiled_scales = true;
+  w.order = BlockOrder::kTiled;
   for (int32_t n : {16, 1024, 4096, 28672, 128256}) {
     for (int32_t k : {64, 4096, 14336}) {
       w.n = n;
@@ -126,7 +141,8 @@ TEST(LinearMma, PlanDependsOnTheWeightAndTheDeviceOnly) {
       EXPECT_GE(plan.tiles_per_split * plan.splits, plan.k_tiles);
       EXPECT_LT(plan.tiles_per_split * (plan.splits - 1), plan.k_tiles);
       for (int32_t m : {1, 8, 64, 512, 4096}) {
-        EXPECT_LE(LinearMmaWorkspaceBytes(w, m, {132, 9, 0}), size_t{64} << 20) << n << " " << k;
+        EXPECT_LE(LinearMmaWorkspaceBytes(w, m, {132, 9, 0, kAllSharedMemory}), size_t{64} << 20)
+            << n << " " << k;
       }
     }
   }
@@ -135,7 +151,7 @@ TEST(LinearMma, PlanDependsOnTheWeightAndTheDeviceOnly) {
 TEST(LinearMma, KeepsTheDeviceBusyForASmallWeight) {
   WeightView w;
   w.codec = Codec::kNf4;
-  w.tiled_scales = true;
+  w.order = BlockOrder::kTiled;
   w.n = w.k = 4096;
   w.row_tiles = 256;
   const MmaPlan plan = MmaPlanOf(w, 132);
@@ -152,6 +168,12 @@ TEST(LinearMma, TakesOnlyWhatItsKernelsRead) {
   EXPECT_FALSE(has("nf4.flat64.f32", 128, kF32));
   EXPECT_FALSE(has("nf4.flat64.f32", 96, kBF16));   // blocks cross rows
   EXPECT_FALSE(has("nf4.flat32.f32", 128, kBF16));  // two blocks a tile
+  EXPECT_TRUE(has("int4.group128.f16", 200, kBF16));
+  EXPECT_TRUE(has("int4.row.bf16", 72, kF16));
+  EXPECT_TRUE(has("uint4.group64.f16.zero_u8", 128, kBF16));
+  EXPECT_FALSE(has("uint4.group32.f16.zero_u8", 128, kBF16));
+  EXPECT_FALSE(has("uint4.flat64.f32.zero_f32", 128, kBF16));
+  EXPECT_FALSE(has("e2m1.group16.e4m3", 128, kBF16));
   EXPECT_TRUE(has("bf16", 72, kBF16));
   EXPECT_FALSE(has("bf16", 72, kF16));
   EXPECT_FALSE(has("bf16", 71, kBF16));  // rows are not 16-byte aligned

@@ -20,7 +20,29 @@ const char* const kFormats[] = {"nf4.flat64.f32",
                                 "bf16",
                                 "f16",
                                 "f32",
-                                "int8.row.absmax"};
+                                "int8.row.absmax",
+                                "int4.group64.f16",
+                                "int4.group128.bf16",
+                                "int4.row.f32",
+                                "int4.group32.f16",
+                                "int4.group64.bf16.offset_bf16",
+                                "int4.group64.f16.reordered",
+                                "uint4.group64.f16.zero_u8",
+                                "uint4.group128.f16.zero_u8.reordered",
+                                "uint4.group32.f16.zero_u8",
+                                "uint4.flat64.f16.zero_f16",
+                                "uint4.flat64.f32.zero_f32",
+                                "uint4.flat64.bf16.zero_bf16",
+                                "uint8.group64.f16.zero_u8",
+                                "int8.group128.bf16",
+                                "int8.row.f32",
+                                "int8.row.bf16",
+                                "uint2.group64.f16.zero_u8",
+                                "uint2.flat64.f32.zero_f32",
+                                "e4m3.row.f32",
+                                "e4m3.tile128x128.bf16",
+                                "e4m3.tile16x32.f32",
+                                "e2m1.group16.e4m3"};
 
 QuantFormat Format(const std::string& text) {
   const auto format = QuantFormat::Parse(text);
@@ -38,6 +60,9 @@ void ExpectUnpacksTo(const CudaPackedWeight& weight, size_t segment,
   EXPECT_EQ(m.k, expected.k);
   EXPECT_EQ(m.codes, expected.codes);
   EXPECT_EQ(m.scales, expected.scales);
+  EXPECT_EQ(m.global_scale, expected.global_scale);
+  EXPECT_EQ(m.zeros, expected.zeros);
+  EXPECT_EQ(m.columns, expected.columns);
   EXPECT_EQ(m.nested_codes, expected.nested_codes);
   EXPECT_EQ(m.nested_map, expected.nested_map);
   EXPECT_EQ(m.nested_absmax, expected.nested_absmax);
@@ -57,27 +82,65 @@ TEST(PackedWeight, UnpackGivesBackWhatWasPacked) {
   }
 }
 
-TEST(PackedWeight, CodesLieWhereTheLayoutSays) {
-  const QuantizedMatrix m = RandomWeight(Format("nf4.flat64.f32"), 37, 192, 4);
-  const auto weight = PackOnDevice({m});
-  const WeightSegment& s = weight->view().segments[0];
-  EXPECT_TRUE(weight->view().tiled_scales);
-  for (int64_t i = 0; i < m.n * m.k; ++i) {
-    const int64_t row = i / m.k, col = i % m.k;
-    const NibblePlace place = PlaceOfNibble(row, col, 192);
-    const uint8_t pair = s.codes[place.byte];
-    ASSERT_EQ(place.high ? pair >> 4 : pair & 15, m.codes[static_cast<size_t>(i)])
-        << row << ", " << col;
-    ASSERT_EQ(s.scales[(row / 16 * 3 + col / 64) * 16 + row % 16], m.Scale(row, col));
+TEST(PackedWeight, UnpackGivesBackStridedBlocks) {
+  for (const char* name : {"uint4.strided64.bf16.zero_bf16", "uint2.strided16.f32.zero_f32"}) {
+    const std::vector<QuantizedMatrix> matrices = {RandomWeight(Format(name), 16, 40, 1),
+                                                   RandomWeight(Format(name), 32, 40, 2)};
+    const auto weight = PackOnDevice(matrices);
+    EXPECT_EQ(weight->view().segments[1].blocks, 32 * 40 / matrices[0].format.block.size);
+    for (size_t i = 0; i < matrices.size(); ++i) ExpectUnpacksTo(*weight, i, matrices[i]);
   }
+}
+
+TEST(PackedWeight, CodesLieWhereTheLayoutSays) {
+  for (const char* name : {"nf4.flat64.f32", "int4.group64.bf16", "uint4.group64.f16.zero_u8"}) {
+    SCOPED_TRACE(name);
+    const QuantizedMatrix m = RandomWeight(Format(name), 37, 192, 4);
+    const auto weight = PackOnDevice({m});
+    const WeightSegment& s = weight->view().segments[0];
+    EXPECT_EQ(weight->view().order, BlockOrder::kTiled);
+    for (int64_t i = 0; i < m.n * m.k; ++i) {
+      const int64_t row = i / m.k, col = i % m.k;
+      const NibblePlace place = PlaceOfNibble(row, col, 192);
+      const uint8_t pair = s.codes[place.byte];
+      ASSERT_EQ(place.high ? pair >> 4 : pair & 15, m.codes[static_cast<size_t>(i)])
+          << row << ", " << col;
+      const int64_t at = (row / 16 * 3 + col / 64) * 16 + row % 16;
+      if (weight->view().paired) {
+        const auto* const halves = static_cast<const F16*>(s.scales) + 2 * at;
+        ASSERT_EQ(static_cast<float>(halves[0]), m.Scale(row, col));
+        ASSERT_EQ(static_cast<float>(halves[1]), m.zeros[static_cast<size_t>(row * 3 + col / 64)]);
+      } else if (weight->view().scale == Stored::kBF16) {
+        ASSERT_EQ(static_cast<float>(static_cast<const BF16*>(s.scales)[at]), m.Scale(row, col));
+      } else {
+        ASSERT_EQ(static_cast<const float*>(s.scales)[at], m.Scale(row, col));
+      }
+    }
+  }
+}
+
+TEST(PackedWeight, BlocksOfWholeTilesAreTiledAndOthersAreNot) {
+  const auto order = [](const char* name, int64_t k) {
+    return PackOnDevice({RandomWeight(Format(name), 2, k, 1)})->view().order;
+  };
+  EXPECT_EQ(order("int4.group128.f16", 200), BlockOrder::kTiled);  // the last one is short
+  EXPECT_EQ(order("int4.group96.f16", 72), BlockOrder::kTiled);    // one a row
+  EXPECT_EQ(order("int4.row.f32", 72), BlockOrder::kTiled);
+  EXPECT_EQ(order("int4.group96.f16", 192), BlockOrder::kGrid);
+  EXPECT_EQ(order("uint4.flat64.f16.zero_f16", 128), BlockOrder::kTiled);
+  EXPECT_EQ(order("uint4.flat64.f16.zero_f16", 96), BlockOrder::kFlat);
+  EXPECT_EQ(order("uint4.flat64.f32.zero_f32", 128), BlockOrder::kFlat);   // no pair of halves
+  EXPECT_EQ(order("uint4.flat64.f16.zero_bf16", 128), BlockOrder::kFlat);  // of two types
+  EXPECT_EQ(order("e2m1.group64.e4m3", 128), BlockOrder::kGrid);
+  EXPECT_EQ(order("uint4.strided64.f16.zero_f16", 128), BlockOrder::kStrided);
 }
 
 TEST(PackedWeight, PaddingDecodesToZero) {
   for (const char* name : {"nf4.flat32.f32", "fp4.flat32.f32"}) {
     const QuantizedMatrix m = RandomWeight(Format(name), 3, 65, 5);
     const auto weight = PackOnDevice({m});
-    EXPECT_FALSE(weight->view().tiled_scales);
-    const float* const table = m.format.codec == Codec::kNf4 ? kNf4Table : kFp4Table;
+    EXPECT_NE(weight->view().order, BlockOrder::kTiled);
+    const float* const table = TableOf(m.format.codec);
     for (int64_t row = 0; row < 16; ++row) {
       for (int64_t col = 0; col < 128; ++col) {
         if (row < m.n && col < m.k) continue;
@@ -97,7 +160,7 @@ TEST(PackedWeight, PlainAndInt8SegmentsAreOneRowMajorMatrix) {
     const WeightView& view = weight->view();
     EXPECT_EQ(view.segments[1].codes, view.segments[0].codes + matrices[0].codes.size()) << name;
     if (view.codec == Codec::kInt8) {
-      EXPECT_EQ(view.segments[1].scales, view.segments[0].scales + 5);
+      EXPECT_EQ(view.segments[1].scales, static_cast<const float*>(view.segments[0].scales) + 5);
     }
   }
 }

@@ -70,7 +70,7 @@ void ExpectBlock4(const Values& v, Codec codec, int32_t block, bool tiled) {
                            tiled ? "tiled" : "flat"));
   WeightView w;
   w.codec = codec;
-  w.tiled_scales = tiled;
+  w.order = tiled ? BlockOrder::kTiled : BlockOrder::kFlat;
   w.block = block;
   w.n = rows + 5;
   w.k = k;
@@ -98,6 +98,7 @@ void ExpectBlock4(const Values& v, Codec codec, int32_t block, bool tiled) {
       ASSERT_EQ(code, expected) << "row " << row << " column " << col;
     }
   }
+  const auto* const stored = static_cast<const float*>(w.segments[1].scales);
   for (size_t i = 0; i < num_scales; ++i) {
     size_t b = i;
     bool inside = true;
@@ -108,8 +109,8 @@ void ExpectBlock4(const Values& v, Codec codec, int32_t block, bool tiled) {
       inside = row < static_cast<size_t>(rows);
     }
     const float expected = inside ? q.scales[b] : 0.0f;
-    ASSERT_EQ(std::memcmp(&w.segments[1].scales[i], &expected, sizeof(float)), 0)
-        << "scale " << i << " is " << w.segments[1].scales[i] << ", not " << expected;
+    ASSERT_EQ(std::memcmp(&stored[i], &expected, sizeof(float)), 0)
+        << "scale " << i << " is " << stored[i] << ", not " << expected;
   }
 }
 

@@ -45,7 +45,16 @@ inline std::vector<float> ValuesOf(Codec codec) {
   return values;
 }
 
-inline uint8_t Nearest(const std::vector<float>& values, float v) {
+/// The code whose value is nearest to `v`; of wide codes without a search through all of them.
+inline uint8_t Nearest(Codec codec, const std::vector<float>& values, float v) {
+  if (codec == Codec::kE4M3) return E4M3Codec::Encode(v);
+  if (codec == Codec::kInt8) {
+    return static_cast<uint8_t>(
+        static_cast<int8_t>(std::clamp(std::nearbyint(v), -128.0f, 127.0f)));
+  }
+  if (codec == Codec::kUInt8) {
+    return static_cast<uint8_t>(std::clamp(std::nearbyint(v), 0.0f, 255.0f));
+  }
   size_t best = 0;
   for (size_t i = 1; i < values.size(); ++i) {
     if (std::fabs(values[i] - v) < std::fabs(values[best] - v)) best = i;
@@ -128,7 +137,7 @@ inline QuantizedMatrix MatrixOf(const QuantFormat& format, std::vector<float>& v
       if (IsAdded(format.zero)) v -= q.zeros[b];
       v = scale > 0.0f ? v / scale : 0.0f;
       if (format.zero != ZeroType::kNone && !IsAdded(format.zero)) v += q.zeros[b];
-      q.codes[static_cast<size_t>(row * k + col)] = internal::Nearest(codes, v);
+      q.codes[static_cast<size_t>(row * k + col)] = internal::Nearest(format.codec, codes, v);
     }
   }
   return q;

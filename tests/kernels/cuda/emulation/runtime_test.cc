@@ -248,6 +248,9 @@ TEST_F(RuntimeTest, TheDeviceSaysWhatItIs) {
   ASSERT_TRUE(facts.ok());
   EXPECT_EQ(facts->multiprocessors, 7);
   EXPECT_EQ(facts->max_shared_memory, 227 * 1024);
+  SetSharedMemory(99 * 1024);
+  EXPECT_EQ(OpenDevice()->max_shared_memory, 99 * 1024);
+  SetSharedMemory(227 * 1024);
   EXPECT_EQ(OpenDevice(1).status().code(), absl::StatusCode::kUnavailable);
   SetMultiprocessors(4);
 }
