@@ -78,7 +78,7 @@ void ReadExtraConfig(const OptionReader& reader, QWeightSettings& settings) {
   settings.overrides.insert(settings.overrides.end(), expressions.begin(), expressions.end());
 }
 
-class AutoRound : public Method {
+class AutoRound : public QWeightMethod {
  public:
   std::string_view name() const override { return "auto-round"; }
 
@@ -117,14 +117,6 @@ class AutoRound : public Method {
   // Only its config tells it from GPTQ and AWQ, whose methods come first in the registry.
   bool Detect(const Checkpoint& c, const WeightShape& shape) const override {
     return c.Find(shape.module + ".qweight") != nullptr;
-  }
-  absl::StatusOr<WeightSource> Check(const Checkpoint& c, const WeightShape& shape,
-                                     const MethodOptions& config) const override {
-    return CheckQWeight(c, shape, SettingsOf<QWeightSettings>(config));
-  }
-  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c, const WeightShape& shape,
-                                       const MethodOptions& config) const override {
-    return LoadQWeight(c, shape, SettingsOf<QWeightSettings>(config));
   }
 };
 

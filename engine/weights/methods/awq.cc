@@ -7,7 +7,7 @@
 namespace quantd {
 namespace {
 
-class Awq : public Method {
+class Awq : public QWeightMethod {
  public:
   std::string_view name() const override { return "awq"; }
   bool trainable_with_peft(const MethodOptions&) const override { return true; }
@@ -39,14 +39,6 @@ class Awq : public Method {
 
   bool Detect(const Checkpoint& c, const WeightShape& shape) const override {
     return DetectQWeight(c, shape, QWeightLayout::Packing::kAwq);
-  }
-  absl::StatusOr<WeightSource> Check(const Checkpoint& c, const WeightShape& shape,
-                                     const MethodOptions& config) const override {
-    return CheckQWeight(c, shape, SettingsOf<QWeightSettings>(config));
-  }
-  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c, const WeightShape& shape,
-                                       const MethodOptions& config) const override {
-    return LoadQWeight(c, shape, SettingsOf<QWeightSettings>(config));
   }
 };
 

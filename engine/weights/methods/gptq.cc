@@ -33,7 +33,7 @@ void ReadDynamic(const OptionReader& reader, QWeightSettings& settings) {
   }
 }
 
-class Gptq : public Method {
+class Gptq : public QWeightMethod {
  public:
   std::string_view name() const override { return "gptq"; }
   bool trainable_with_peft(const MethodOptions&) const override { return true; }
@@ -56,14 +56,6 @@ class Gptq : public Method {
 
   bool Detect(const Checkpoint& c, const WeightShape& shape) const override {
     return DetectQWeight(c, shape, QWeightLayout::Packing::kGptq);
-  }
-  absl::StatusOr<WeightSource> Check(const Checkpoint& c, const WeightShape& shape,
-                                     const MethodOptions& config) const override {
-    return CheckQWeight(c, shape, SettingsOf<QWeightSettings>(config));
-  }
-  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c, const WeightShape& shape,
-                                       const MethodOptions& config) const override {
-    return LoadQWeight(c, shape, SettingsOf<QWeightSettings>(config));
   }
 
  private:

@@ -182,8 +182,9 @@ bool DetectQWeight(const Checkpoint& checkpoint, const WeightShape& shape, Packi
   return t != nullptr && (HasShapeOf(*t, shape, packing) || !HasShapeOf(*t, shape, other));
 }
 
-absl::StatusOr<WeightSource> CheckQWeight(const Checkpoint& c, const WeightShape& shape,
-                                          const QWeightSettings& settings) {
+absl::StatusOr<WeightSource> QWeightMethod::Check(const Checkpoint& c, const WeightShape& shape,
+                                                  const MethodOptions& config) const {
+  const auto& settings = SettingsOf<QWeightSettings>(config);
   const QWeightLayout layout = settings.LayoutOf(shape.module);
   const bool gptq = layout.packing == Packing::kGptq;
   const int64_t groups = NumGroups(shape, layout);
@@ -228,8 +229,9 @@ absl::StatusOr<WeightSource> CheckQWeight(const Checkpoint& c, const WeightShape
   return source;
 }
 
-absl::StatusOr<QuantizedMatrix> LoadQWeight(const Checkpoint& c, const WeightShape& shape,
-                                            const QWeightSettings& settings) {
+absl::StatusOr<QuantizedMatrix> QWeightMethod::Load(const Checkpoint& c, const WeightShape& shape,
+                                                    const MethodOptions& config) const {
+  const auto& settings = SettingsOf<QWeightSettings>(config);
   const QWeightLayout layout = settings.LayoutOf(shape.module);
   const int bits = layout.bits;
   const std::string name = shape.module + ".scales";

@@ -54,12 +54,15 @@ int64_t ReadGroupSize(const OptionReader& reader, int64_t fallback);
 bool DetectQWeight(const Checkpoint& checkpoint, const WeightShape& shape,
                    QWeightLayout::Packing packing);
 
-/// Method::Check and Load of a module. Codes whose zero points are all in the middle of their range
-/// become signed ones without zero points; 3-bit codes are held as 4-bit ones. A g_idx that is not
-/// monotonic makes a reordered matrix; UNIMPLEMENTED when its groups differ in size.
-absl::StatusOr<WeightSource> CheckQWeight(const Checkpoint& checkpoint, const WeightShape& shape,
-                                          const QWeightSettings& settings);
-absl::StatusOr<QuantizedMatrix> LoadQWeight(const Checkpoint& checkpoint, const WeightShape& shape,
-                                            const QWeightSettings& settings);
+/// The methods whose settings are QWeightSettings. Codes whose zero points are all in the middle of
+/// their range become signed ones without zero points; 3-bit codes are held as 4-bit ones. A g_idx
+/// that is not monotonic makes a reordered matrix; UNIMPLEMENTED when its groups differ in size.
+class QWeightMethod : public Method {
+ public:
+  absl::StatusOr<WeightSource> Check(const Checkpoint& checkpoint, const WeightShape& shape,
+                                     const MethodOptions& config) const override;
+  absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& checkpoint, const WeightShape& shape,
+                                       const MethodOptions& config) const override;
+};
 
 }  // namespace quantd
