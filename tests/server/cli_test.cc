@@ -305,5 +305,27 @@ TEST(Cli, ModelThatIsCutWhileItIsLoadedIsOneLineAndExitCodeOne) {
   EXPECT_GT(cut_while_reading, 0);
 }
 
+TEST(Cli, InspectSaysWhatAFolderHoldsAsTableAndAsJson) {
+  const std::string model = QUANTD_TEST_DATA "/models/gptq4_asym_descact";
+  const Finished json = RunQuantd({"inspect", model, "--json"});
+  ASSERT_EQ(json.code, 0) << json.err;
+  const auto report = nlohmann::json::parse(json.out, nullptr, false);
+  ASSERT_TRUE(report.is_object()) << json.out;
+  EXPECT_EQ(report["architecture"], "LlamaForCausalLM");
+  EXPECT_EQ(report["groups"][1]["method"], "gptq");
+  EXPECT_EQ(report["groups"][1]["format"], "uint4.group64.f16.zero_u8.reordered");
+  EXPECT_EQ(report["groups"][1]["modules"], 7);
+  EXPECT_EQ(report["skipped"], nlohmann::json::array({"lm_head"}));
+  EXPECT_EQ(report["refusal"], "");
+  EXPECT_EQ(report["trainable_with_peft"], true);
+  const Finished table = RunQuantd({"inspect", model});
+  ASSERT_EQ(table.code, 0) << table.err;
+  EXPECT_NE(table.out.find("gptq 4-bit, groups of 64"), std::string::npos) << table.out;
+  EXPECT_NE(table.out.find("suspicious    nothing"), std::string::npos) << table.out;
+  const Finished none = RunQuantd({"inspect", model + "-not"});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_EQ(std::count(none.err.begin(), none.err.end(), '\n'), 1) << none.err;
+}
+
 }  // namespace
 }  // namespace quantd
