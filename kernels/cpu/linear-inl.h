@@ -246,9 +246,9 @@ inline __attribute__((always_inline)) void Steps(const Decoder& d, const uint8_t
 
 // ---- floating-point micro-kernel ----
 
-/// MR rows x NR panels over all of k.
+/// MR rows x NR panels over all of k. Not inlined: its registers are all taken.
 template <class Decoder, class Scale, int MR, int NR>
-void FloatTile(const TileArgs& a) {
+__attribute__((noinline)) void FloatTile(const TileArgs& a) {
   const LinearCall& call = *a.call;
   const Decoder decoder(call);
   const int64_t panel_bytes = call.weight->panel_bytes();
@@ -267,7 +267,6 @@ void FloatTile(const TileArgs& a) {
   int64_t block = 0;
   for (int64_t chunk = 0; chunk < a.chunks; ++block) {
     const int64_t block_end = chunk + a.block_chunks < a.chunks ? chunk + a.block_chunks : a.chunks;
-    scales.Next(block);
     while (chunk < block_end) {
       F acc[NR][MR];
       QUANTD_UNROLL
@@ -283,6 +282,7 @@ void FloatTile(const TileArgs& a) {
       }
       QUANTD_UNROLL
       for (int p = 0; p < NR; ++p) {
+        scales.Load(p, block);
         QUANTD_UNROLL
         for (int r = 0; r < MR; ++r) {
           master[p][r] = scales.Apply(p, acc[p][r], sums, r, master[p][r]);

@@ -69,9 +69,9 @@ void Int8Tile(const TileArgs& a) {
     w += 128;
     x += 2 * MR * kXQuadBytes;
   }
-  BlockScales<false, 1> scales(a);  // one block
-  scales.Next(0);
-  const F scale = LoadF(scales.scale[0]);
+  alignas(64) float widened[kPanelRows];
+  WidenScales(*call.weight, *a.segment, a.panel, 0, 1, widened);  // one block a row
+  const F scale = LoadF(widened);
   const I row_sums = LoadI(a.segment->row_sums + a.panel * kPanelRows);
   // A copy, so that only it is indexed at run time and acc stays in registers.
   I sums[MR];

@@ -1,11 +1,23 @@
 // From a range of panels to micro-kernel calls, and the table of one instruction set; the last of
 // the linear*-inl.h. The includer has defined kMaxRows and PanelsFor(rows).
 
-/// The micro-kernel of a path for MR rows and NR panels, formats with zero points or without.
+/// Formats with zero points or without.
 template <class Decoder, int MR, int NR>
 void RunScaled(const TileArgs& a) {
-  if (a.sums == nullptr) return FloatTile<Decoder, BlockScales<false, NR>, MR, NR>(a);
-  FloatTile<Decoder, BlockScales<true, NR>, MR, NR>(a);
+  if (a.sums == nullptr) return FloatTile<Decoder, WidenedScale<false, NR>, MR, NR>(a);
+  FloatTile<Decoder, WidenedScale<true, NR>, MR, NR>(a);
+}
+
+/// 4-bit codes, whose scales may be bitsandbytes'.
+template <class Decoder, int MR, int NR>
+void RunTable4(const TileArgs& a) {
+  const CpuPackedWeight& w = *a.call->weight;
+  if (a.sums == nullptr && w.panel_order()) {
+    const ScaleType type = w.format().scale;
+    if (type == ScaleType::kF32) return FloatTile<Decoder, F32Scale<NR>, MR, NR>(a);
+    if (type == ScaleType::kNested) return FloatTile<Decoder, NestedScale<NR>, MR, NR>(a);
+  }
+  RunScaled<Decoder, MR, NR>(a);
 }
 
 /// As many times as there are panels, a micro-kernel that takes one.
@@ -14,21 +26,22 @@ void RunSingles(void (*tile)(const TileArgs&), TileArgs a) {
   for (int p = 0; p < NR; ++p, ++a.panel) tile(a);
 }
 
+/// The micro-kernel of a path for MR rows and NR panels.
 template <int MR, int NR>
 void RunTile(LinearPath path, const TileArgs& a) {
   switch (path) {
-    case LinearPath::kTable4F32: return RunScaled<TableF32<4>, MR, NR>(a);
-    case LinearPath::kTable2F32: return FloatTile<TableF32<2>, BlockScales<true, NR>, MR, NR>(a);
-    case LinearPath::kE4M3F32: return FloatTile<E4M3ToF32, BlockScales<false, NR>, MR, NR>(a);
+    case LinearPath::kTable4F32: return RunTable4<TableF32<4>, MR, NR>(a);
+    case LinearPath::kTable2F32: return FloatTile<TableF32<2>, WidenedScale<true, NR>, MR, NR>(a);
+    case LinearPath::kE4M3F32: return FloatTile<E4M3ToF32, WidenedScale<false, NR>, MR, NR>(a);
     case LinearPath::kInt8F32: return RunScaled<Int8ToF32, MR, NR>(a);
     case LinearPath::kBF16F32: return FloatTile<BF16ToF32, NoScale, MR, NR>(a);
     case LinearPath::kF16F32: return FloatTile<F16ToF32, NoScale, MR, NR>(a);
     case LinearPath::kF32F32: return FloatTile<F32ToF32, NoScale, MR, NR>(a);
 #ifdef QUANTD_BF16_DOT
-    case LinearPath::kTable4Pairs: return RunScaled<TablePairs<4>, MR, NR>(a);
+    case LinearPath::kTable4Pairs: return RunTable4<TablePairs<4>, MR, NR>(a);
     case LinearPath::kTable2Pairs:
-      return FloatTile<TablePairs<2>, BlockScales<true, NR>, MR, NR>(a);
-    case LinearPath::kE4M3Pairs: return FloatTile<E4M3Pairs, BlockScales<false, NR>, MR, NR>(a);
+      return FloatTile<TablePairs<2>, WidenedScale<true, NR>, MR, NR>(a);
+    case LinearPath::kE4M3Pairs: return FloatTile<E4M3Pairs, WidenedScale<false, NR>, MR, NR>(a);
     case LinearPath::kBF16Pairs: return FloatTile<BF16Pairs, NoScale, MR, NR>(a);
 #else
     case LinearPath::kTable4Pairs:

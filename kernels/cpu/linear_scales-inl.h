@@ -1,8 +1,9 @@
 // Scales and zero points of blocks as vectors of f32, whatever their types: the first of the
 // linear*-inl.h, same rules of inclusion as linear-inl.h.
 //
-// A micro-kernel knows f32 scales and offsets only. Other types are widened kWidenBlocks blocks at
-// a time, so that the choice of type is made outside the loops.
+// A micro-kernel knows f32 scales and offsets only. What is stored otherwise is widened some blocks
+// at a time, so that the choice of type is made outside the loops; bitsandbytes' two kinds of
+// scales have loads of their own.
 
 #define QUANTD_UNROLL _Pragma("GCC unroll 16")
 
@@ -85,40 +86,9 @@ inline float ReadZero(ZeroType type, const uint8_t* zeros, int64_t at) {
 constexpr int64_t kWidenBlocks = 4;
 
 template <class Load>
-inline const float* Widen(int64_t count, float* out, Load load) {
+inline void Widen(int64_t count, float* out, Load load) {
   for (int64_t i = 0; i < count; ++i) StoreF(out + i * kPanelRows, load(i));
-  return out;
 }
-
-/// scale = map[code] * absmax[flat block / 256] + offset. A row's flat blocks are adjacent, so the
-/// statistic of a lane changes once in 256 blocks: it is kept, and gathered again only when it
-/// changes.
-struct NestedLanes {
-  I first;  // flat index of each lane's first block
-  I group;  // whose statistic absmax holds
-  F absmax;
-
-  void Start(const PackedSegment& s, int64_t panel, int64_t blocks) {
-    alignas(64) int32_t lanes[kPanelRows];
-    for (int64_t r = 0; r < kPanelRows; ++r) {
-      const int64_t row = panel * kPanelRows + r;
-      lanes[r] = static_cast<int32_t>((row < s.rows ? row : s.rows - 1) * blocks);
-    }
-    first = LoadI(lanes);
-    group = ShrSigned<8>(first);
-    absmax = Gather(s.nested_absmax, group);
-  }
-  F Scale(const PackedSegment& s, const uint8_t* codes, int64_t block) {
-    const int32_t step = static_cast<int32_t>(block);
-    const I now = ShrSigned<8>(AddI(first, BroadcastI(&step)));
-    if (!AllEqual(now, group)) {
-      group = now;
-      absmax = Gather(s.nested_absmax, group);
-    }
-    const F value = Gather(s.nested_map, LoadU8(codes));
-    return Add(Mul(value, absmax), Broadcast(&s.nested_offset));
-  }
-};
 
 /// Row `row`'s blocks of tiles start here.
 inline int64_t FirstTile(const CpuPackedWeight& w, const PackedSegment& s, int64_t row) {
@@ -136,21 +106,24 @@ inline void ForTiles(const CpuPackedWeight& w, const PackedSegment& s, int64_t p
   }
 }
 
-/// Scales of blocks [first, first + count) of the panel's rows, [count][16]: where they are stored
-/// if as f32, else in `out`.
-inline const float* WidenScales(const CpuPackedWeight& w, const PackedSegment& s, int64_t panel,
-                                int64_t first, int64_t count, NestedLanes& nested, float* out) {
+/// Scales of blocks [first, first + count) of the panel's rows: `out` [count][16].
+inline void WidenScales(const CpuPackedWeight& w, const PackedSegment& s, int64_t panel,
+                        int64_t first, int64_t count, float* out) {
   const QuantFormat& format = w.format();
   if (format.block.kind == BlockShape::Kind::kTile) {
     ForTiles(w, s, panel, first, count, [&](int64_t i, int64_t lane, int64_t at) {
       out[i * kPanelRows + lane] = ReadScale(format, s, at, at);
     });
-    return out;
+    return;
   }
   const int64_t at = (panel * w.blocks_per_row() + first) * kPanelRows;
   switch (format.scale) {
-    case ScaleType::kNone: return nullptr;
-    case ScaleType::kF32: return reinterpret_cast<const float*>(s.scales) + at;
+    case ScaleType::kNone:
+    case ScaleType::kNested: QUANTD_CHECK(false, "no scales to widen"); return;
+    case ScaleType::kF32: {
+      const float* from = reinterpret_cast<const float*>(s.scales) + at;
+      return Widen(count, out, [&](int64_t i) { return LoadF(from + i * kPanelRows); });
+    }
     case ScaleType::kAbsmax: {
       const float* from = reinterpret_cast<const float*>(s.scales) + at;
       const F step = Broadcast(&kInt8Step);
@@ -170,17 +143,13 @@ inline const float* WidenScales(const CpuPackedWeight& w, const PackedSegment& s
         return Mul(FromE4M3(Shl<24>(LoadU8(s.scales + at + i * kPanelRows))), inverse);
       });
     }
-    case ScaleType::kNested:
-      return Widen(count, out, [&](int64_t i) {
-        return nested.Scale(s, s.scales + at + i * kPanelRows, first + i);
-      });
   }
-  return nullptr;
 }
 
-/// What zero points come to for codes less their centre: w = scale * code + offset. Same blocks.
-inline const float* WidenOffsets(const CpuPackedWeight& w, const PackedSegment& s, int64_t panel,
-                                 int64_t first, int64_t count, const float* scales, float* out) {
+/// What zero points come to for codes less their centre, w = scale * code + offset, of the same
+/// blocks, whose scales are `scales`.
+inline void WidenOffsets(const CpuPackedWeight& w, const PackedSegment& s, int64_t panel,
+                         int64_t first, int64_t count, const float* scales, float* out) {
   const ZeroType type = w.format().zero;
   const float value = CodeCentre(w.format().codec);
   const F centre = Broadcast(&value);
@@ -202,7 +171,7 @@ inline const float* WidenOffsets(const CpuPackedWeight& w, const PackedSegment& 
     return offsets([&](int64_t i) { return LoadF(zeros + i * kPanelRows); });
   }
   switch (type) {
-    case ZeroType::kNone: return nullptr;
+    case ZeroType::kNone: return;
     case ZeroType::kU8:
       return offsets([&](int64_t i) { return ToFloat(LoadU8(s.zeros + at + i * kPanelRows)); });
     case ZeroType::kF16:
@@ -218,61 +187,112 @@ inline const float* WidenOffsets(const CpuPackedWeight& w, const PackedSegment& 
       return offsets([&](int64_t i) { return LoadF(from + i * kPanelRows); });
     }
   }
-  return nullptr;
 }
 
 // ---- what a micro-kernel does with a piece's sum ----
-// Next is called before each block, Apply with panel p's sum `acc` of a piece and the sums of the
-// piece's x, one a row.
+// Of NR adjacent panels, 0 first. When a piece of block `block` has been summed, Load is called for
+// panel p, then Apply with the panel's sums `acc` of the piece and the sums of the piece's x, one a
+// row: one panel after the other, since all their accumulators are alive.
 
 /// Plain formats.
 struct NoScale {
   static constexpr bool kOffsets = false;
   explicit NoScale(const TileArgs&) {}
-  void Next(int64_t) {}
+  void Load(int, int64_t) {}
   F Apply(int, F acc, const float*, int, F master) const { return Add(master, acc); }
 };
 
-/// Of NR adjacent panels.
-template <bool kWithOffsets, int NR>
-struct BlockScales {
-  static constexpr bool kOffsets = kWithOffsets;
-  const TileArgs& args;
-  int64_t mask;  // block & mask: which of those that `scale` points to
-  int64_t at = 0;
-  const float* scale[NR];
-  const float* offset[NR];
-  NestedLanes nested[NR];
-  alignas(64) float scales[NR][kWidenBlocks * kPanelRows];
-  alignas(64) float offsets[kWithOffsets ? NR : 1][kWidenBlocks * kPanelRows];
+/// f32 in panel order.
+template <int NR>
+struct F32Scale {
+  static constexpr bool kOffsets = false;
+  const float* scales[NR];
+  F scale;
 
-  explicit BlockScales(const TileArgs& a) : args(a) {
-    const CpuPackedWeight& w = *a.call->weight;
-    const bool in_place = !kWithOffsets && w.panel_order() && w.format().scale == ScaleType::kF32;
-    mask = in_place ? -1 : kWidenBlocks - 1;
-    if (a.segment->nested_map == nullptr) return;
-    for (int p = 0; p < NR; ++p) nested[p].Start(*a.segment, a.panel + p, w.blocks_per_row());
+  explicit F32Scale(const TileArgs& a) {
+    const int64_t stride = a.call->weight->blocks_per_row() * kPanelRows;
+    for (int p = 0; p < NR; ++p) {
+      scales[p] = reinterpret_cast<const float*>(a.segment->scales) + (a.panel + p) * stride;
+    }
   }
-  void Next(int64_t block) {
-    if ((block & mask) == 0) Refill(block);
-    at = (block & mask) * kPanelRows;
+  void Load(int p, int64_t block) { scale = LoadF(scales[p] + block * kPanelRows); }
+  F Apply(int, F acc, const float*, int, F master) const { return Fma(scale, acc, master); }
+};
+
+/// scale = map[code] * absmax[flat block / 256] + offset. A row's flat blocks are adjacent, so the
+/// statistic of a lane changes once in 256 blocks: it is kept, and gathered again only when it
+/// changes.
+template <int NR>
+struct NestedScale {
+  static constexpr bool kOffsets = false;
+  const PackedSegment& segment;
+  const uint8_t* codes[NR];
+  I first[NR];  // flat index of each lane's first block
+  I group[NR];  // whose statistic absmax holds
+  F absmax[NR];
+  F scale;
+
+  explicit NestedScale(const TileArgs& a) : segment(*a.segment) {
+    const int64_t blocks = a.call->weight->blocks_per_row();
+    for (int p = 0; p < NR; ++p) {
+      alignas(64) int32_t lanes[kPanelRows];
+      for (int64_t r = 0; r < kPanelRows; ++r) {
+        const int64_t row = (a.panel + p) * kPanelRows + r;
+        lanes[r] = static_cast<int32_t>((row < segment.rows ? row : segment.rows - 1) * blocks);
+      }
+      codes[p] = segment.scales + (a.panel + p) * blocks * kPanelRows;
+      first[p] = LoadI(lanes);
+      group[p] = ShrSigned<8>(first[p]);
+      absmax[p] = Gather(segment.nested_absmax, group[p]);
+    }
   }
-  /// Out of line, of all panels at once: a call spills every accumulator.
-  __attribute__((noinline)) void Refill(int64_t block) {
+  void Load(int p, int64_t block) {
+    const int32_t step = static_cast<int32_t>(block);
+    const I now = ShrSigned<8>(AddI(first[p], BroadcastI(&step)));
+    if (!AllEqual(now, group[p])) {
+      group[p] = now;
+      absmax[p] = Gather(segment.nested_absmax, now);
+    }
+    const F value = Gather(segment.nested_map, LoadU8(codes[p] + block * kPanelRows));
+    scale = Add(Mul(value, absmax[p]), Broadcast(&segment.nested_offset));
+  }
+  F Apply(int, F acc, const float*, int, F master) const { return Fma(scale, acc, master); }
+};
+
+/// Scales of any other kind, and zero points.
+template <bool kWithOffsets, int NR>
+struct WidenedScale {
+  static constexpr bool kOffsets = kWithOffsets;
+  static constexpr int64_t kBlocks = kWidenBlocks;
+  const TileArgs& args;
+  int64_t widened = -1;  // blocks [widened * kBlocks, + kBlocks)
+  int64_t at = 0;        // of the block among them
+  alignas(64) float scales[NR][kBlocks * kPanelRows];
+  alignas(64) float offsets[kWithOffsets ? NR : 1][kBlocks * kPanelRows];
+
+  explicit WidenedScale(const TileArgs& a) : args(a) {}
+  void Load(int p, int64_t block) {
+    if (p != 0) return;
+    if (block / kBlocks != widened) Refill(block / kBlocks);
+    at = block % kBlocks * kPanelRows;
+  }
+  /// Out of line, and of all panels at once: a call spills every accumulator.
+  __attribute__((noinline)) void Refill(int64_t which) {
+    widened = which;
+    const int64_t block = which * kBlocks;
     const CpuPackedWeight& w = *args.call->weight;
     const int64_t left = w.blocks_per_row() - block;
-    const int64_t count = left < kWidenBlocks ? left : kWidenBlocks;
+    const int64_t count = left < kBlocks ? left : kBlocks;
     for (int p = 0; p < NR; ++p) {
-      scale[p] = WidenScales(w, *args.segment, args.panel + p, block, count, nested[p], scales[p]);
+      WidenScales(w, *args.segment, args.panel + p, block, count, scales[p]);
       if constexpr (kWithOffsets) {
-        offset[p] =
-            WidenOffsets(w, *args.segment, args.panel + p, block, count, scale[p], offsets[p]);
+        WidenOffsets(w, *args.segment, args.panel + p, block, count, scales[p], offsets[p]);
       }
     }
   }
   F Apply(int p, F acc, const float* sums, int row, F master) const {
-    master = Fma(LoadF(scale[p] + at), acc, master);
-    if constexpr (kWithOffsets) master = Fma(LoadF(offset[p] + at), Broadcast(sums + row), master);
+    master = Fma(LoadF(scales[p] + at), acc, master);
+    if constexpr (kWithOffsets) master = Fma(LoadF(offsets[p] + at), Broadcast(sums + row), master);
     return master;
   }
 };
