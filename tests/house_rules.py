@@ -35,7 +35,7 @@ BACKEND_HEADERS = ("kernels/ref/", "kernels/cpu/", "kernels/cuda/")
 
 # library include -> folders that may use it ("cc": only in .cc files)
 LIBRARIES = [
-    (re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$"), ["server", "tests/server"], None),
+    (re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$"), ["server", "tests/server", "tests/fuzz"], None),
     (re.compile(r"^httplib\.h$"), ["server/http", "tests/server"], None),
     (re.compile(r"^prometheus/"), ["server", "tests/server"], None),
     (re.compile(r"^(cuda|cublas|nccl|mma|cooperative_groups)"), ["kernels/cuda"], None),

@@ -6,15 +6,14 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "kernels/fault_list.h"
 
 namespace quantd {
 
-struct OptionValue;
-using OptionMap = std::vector<std::pair<std::string, OptionValue>>;  // in file order, keys unique
+struct OptionEntry;
+using OptionMap = std::vector<OptionEntry>;  // in file order, keys unique
 
 struct OptionValue {
   enum class Kind { kNull, kBool, kNumber, kString, kStringList, kList, kMap };
@@ -25,6 +24,11 @@ struct OptionValue {
   std::vector<std::string> list;   // kStringList: every item is a string, or there is none
   std::vector<OptionValue> items;  // kList
   OptionMap map;                   // kMap
+};
+
+struct OptionEntry {
+  std::string key;
+  OptionValue value;
 };
 
 /// Reads typed values out of an OptionMap and reports what does not fit as "<where>.<key>: ...".

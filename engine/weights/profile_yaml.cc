@@ -47,7 +47,7 @@ OptionValue ToOption(const YAML::Node& node) {
     v.kind = OptionValue::Kind::kMap;
     v.text = "a mapping";
     for (const auto& entry : node) {
-      if (entry.first.IsScalar()) v.map.emplace_back(entry.first.Scalar(), ToOption(entry.second));
+      if (entry.first.IsScalar()) v.map.push_back({entry.first.Scalar(), ToOption(entry.second)});
     }
     return v;
   }
@@ -80,7 +80,7 @@ OptionMap ToOptions(const YAML::Node& node, const std::string& where, FaultList&
     for (const auto& [known, value] : map) {
       if (known == key) faults.Add("{}{}{}: occurs twice", where, where.empty() ? "" : ".", key);
     }
-    map.emplace_back(key, ToOption(entry.second));
+    map.push_back({key, ToOption(entry.second)});
   }
   return map;
 }

@@ -36,7 +36,7 @@ OptionValue ToOption(const Json& json) {
     for (const auto& e : json) v.items.push_back(ToOption(e));
   } else {
     v.kind = OptionValue::Kind::kMap;
-    for (const auto& [key, value] : json.items()) v.map.emplace_back(key, ToOption(value));
+    for (const auto& [key, value] : json.items()) v.map.push_back({key, ToOption(value)});
   }
   return v;
 }

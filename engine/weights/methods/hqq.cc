@@ -233,7 +233,7 @@ HqqParams ReadParams(const OptionReader& reader) {
     params.bits = 4;
   }
   const bool whole = std::any_of(reader.map().begin(), reader.map().end(), [](const auto& entry) {
-    return entry.first == "group_size" && entry.second.kind == OptionValue::Kind::kNull;
+    return entry.key == "group_size" && entry.value.kind == OptionValue::Kind::kNull;
   });
   params.group_size =
       whole ? 0 : static_cast<int32_t>(reader.Integer("group_size", 64, 8, INT32_MAX));

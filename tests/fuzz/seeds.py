@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Writes the seed corpora of the fuzz targets: DIR/<target>/<name>.
+
+    tests/fuzz/seeds.py DIR
+
+Seeds are made of files that the tree has anyway (model folders, profiles, tokenizers); what a
+fuzzer found is kept in tests/data/fuzz/<target>/ and copied along.
+"""
+
+import json
+import pathlib
+import shutil
+import struct
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests/data"
+
+
+def header_of(path):
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return file.read(length)
+
+
+def safetensors(header, data=b""):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def safetensors_seeds():
+    yield "empty", safetensors({})
+    yield "two", safetensors(
+        {"__metadata__": {"format": "pt"},
+         "a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]},
+         "b": {"dtype": "U8", "shape": [3], "data_offsets": [8, 11]}}, bytes(11))
+    yield "scalar", safetensors({"s": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, bytes(4))
+
+
+def model_folders():
+    return sorted(path.parent for path in DATA.glob("models/*/model.safetensors"))
+
+
+def config_seeds():
+    for folder in model_folders():
+        yield folder.name, (folder / "config.json").read_bytes()
+    for name in ("generation_config.json", "config.json"):
+        yield "demo_" + name.split(".")[0], (ROOT / "demo/model" / name).read_bytes()
+
+
+def checkpoint_seeds():
+    for folder in model_folders():
+        yield folder.name, ((folder / "config.json").read_bytes() + b"\0"
+                            + header_of(folder / "model.safetensors"))
+
+
+def profile_seeds():
+    for path in sorted((ROOT / "configs/profiles").glob("*.yaml")):
+        yield path.stem, path.read_bytes()
+
+
+def small_tokenizer(path, tokens):
+    """The file with the `tokens` first of its vocabulary, so that a run of the target is short."""
+    spec = json.loads(path.read_text())
+    model = spec.get("model", {})
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        kept = {t: i for t, i in vocabulary.items() if i < tokens}
+        model["vocab"] = kept
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model.get("merges", [])]
+        model["merges"] = [m for m in pairs if m[0] in kept and m[1] in kept and m[0] + m[1] in kept]
+    return json.dumps(spec).encode()
+
+
+def tokenizer_json_seeds():
+    for path in sorted(DATA.glob("tokenizers/*/tokenizer.json")):
+        yield path.parent.name, small_tokenizer(path, 300)
+
+
+def tokenize_seeds():
+    texts = ["Hello, world! It's 12345 o'clock.\n\n\tdef f(x): return x", "e\u0301 \u00e9 \u4f60\u597d \U0001f469\u200d\U0001f4bb",
+             "<s>[INST] hi [/INST]</s><|im_start|>", " " * 40, "a" * 40]
+    count = len(list(DATA.glob("tokenizers/*")))
+    for which in range(count):
+        for number, text in enumerate(texts):
+            yield f"text{which}_{number}", bytes([which, 0]) + text.encode()
+        yield f"ids{which}", bytes([which, 1]) + bytes(range(64))
+
+
+def field(number, wire, payload):
+    return bytes([number << 3 | wire]) + payload
+
+
+def message(number, payload):
+    return field(number, 2, bytes([len(payload)]) + payload)
+
+
+def request_seeds():
+    sampling = (field(1, 5, struct.pack("<f", 0.7)) + field(3, 0, b"\x28") + field(6, 0, b"\x10")
+                + message(8, b"stop") + message(9, b"\x02\x03") + field(11, 0, b"\x05"))
+    yield "text", message(1, b"id") + message(3, b"Hello") + message(5, sampling)
+    yield "ids", message(4, message(1, b"\x01\x02\x03")) + field(7, 0, b"\x01") + field(8, 0, b"\x01")
+
+
+SEEDS = {"safetensors": safetensors_seeds, "config": config_seeds, "checkpoint": checkpoint_seeds,
+         "profile": profile_seeds, "tokenizer_json": tokenizer_json_seeds, "tokenize": tokenize_seeds,
+         "request": request_seeds}
+
+
+def main():
+    out = pathlib.Path(sys.argv[1])
+    for target, seeds in SEEDS.items():
+        folder = out / target
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, content in seeds():
+            (folder / name).write_bytes(content)
+        for found in sorted((DATA / "fuzz" / target).glob("*")):
+            shutil.copy(found, folder / ("found_" + found.name))
+
+
+if __name__ == "__main__":
+    main()
