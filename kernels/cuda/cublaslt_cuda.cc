@@ -16,7 +16,9 @@
 #include <dlfcn.h>
 #include <glob.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <string>
@@ -88,6 +90,17 @@ std::vector<std::string> Folders() {
   std::vector<std::string> roots;
   for (const char* variable : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
     if (!Environment(variable).empty()) roots.push_back(Environment(variable));
+  }
+  // The environment of the python3 that a shell would start.
+  const std::string path = Environment("PATH");
+  for (size_t begin = 0; begin < path.size();) {
+    const size_t end = std::min(path.find(':', begin), path.size());
+    const std::string bin = path.substr(begin, end - begin);
+    if (access((bin + "/python3").c_str(), X_OK) == 0) {
+      roots.push_back(bin + "/..");
+      break;
+    }
+    begin = end + 1;
   }
   if (!Environment("HOME").empty()) roots.push_back(Environment("HOME") + "/.local");
   roots.insert(roots.end(), {"/usr/local", "/usr"});

@@ -416,8 +416,8 @@ std::vector<Item> Items(Bench& bench) {
 
 absl::StatusOr<Outcome> RunBench(const StageOptions& options) {
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.backend));
-  ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, backend->info().description,
-                                                     "bench", options.quick, options.fresh));
+  ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, DeviceName(*backend), "bench",
+                                                     options.quick, options.fresh));
   Bench bench(*backend, options.quick ? QuickConfig() : FullConfig());
   return RunItems(options, file, Items(bench));
 }

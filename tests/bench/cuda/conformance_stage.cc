@@ -1,20 +1,20 @@
 // conformance: every test of this program (ops x formats x shapes against ref, golden fixtures,
-// properties of the engine), each in a process of its own: a kernel that breaks the device, or
-// hangs, is one failed item and not the end of the stage.
+// properties of the engine) in several processes at once, most of whose time is ref's on the host.
+// A test that fails ends its process, for it may have broken the device; one that crashes or hangs
+// is one failed item and not the end of the stage.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
+#include <chrono>
+#include <deque>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "kernels/cuda/weight_view.h"
 #include "kernels/status.h"
-#include "tests/bench/cuda/launch_names.h"
 #include "tests/bench/cuda/stages.h"
+#include "tests/bench/cuda/test_process.h"
 #include "tests/engine/models/model_runner.h"
 #include "tests/kernels/conformance.h"
 
@@ -24,8 +24,9 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kSecondsPerTest = 240;
-constexpr size_t kKeptOutput = 3000;  // bytes of a failed test's output
+constexpr int kSecondsPerProcess = 120;
+constexpr int kMaxJobs = 12;
+constexpr size_t kMaxTestsAtOnce = 24;  // of one process
 // What --quick runs: a few of each kind, seconds on the emulated device.
 constexpr std::string_view kQuick[] = {"OpConformance.RmsNorm/",
                                        "OpConformance.GatherCopiesRows/",
@@ -35,78 +36,94 @@ constexpr std::string_view kQuick[] = {"OpConformance.RmsNorm/",
                                        "bnb_nf4_dq_cuda",
                                        "EngineOnDevice."};
 
-struct Ran {
-  int exit_code = 0;
-  std::string output;  // stdout and stderr
-};
-
-Ran RunProgram(const std::string& command) {
-  Ran ran;
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return {127, "could not start a shell"};
-  std::array<char, 4096> chunk;
-  for (size_t n; (n = fread(chunk.data(), 1, chunk.size(), pipe)) > 0;)
-    ran.output.append(chunk.data(), n);
-  const int status = pclose(pipe);
-  ran.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return ran;
-}
-
-std::string TestsCommand(const std::string& backend) {
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
-  return fmt::format("timeout -k 5 {} '{}' tests --backend {}", kSecondsPerTest, self, backend);
-}
-
-/// Full names out of --gtest_list_tests.
-std::vector<std::string> ParseTestList(const std::string& listing) {
-  std::vector<std::string> names;
-  std::string suite;
-  for (size_t begin = 0; begin < listing.size();) {
-    const size_t end = std::min(listing.find('\n', begin), listing.size());
-    const std::string line = listing.substr(begin, end - begin);
-    begin = end + 1;
-    const std::string name = line.substr(0, line.find("  #"));
-    if (!name.empty() && name[0] != ' ' && name.back() == '.') {
-      suite = name;
-    } else if (name.rfind("  ", 0) == 0 && !suite.empty()) {
-      names.push_back(suite + name.substr(2));
-    }
-  }
-  return names;
-}
-
 bool IsQuick(const std::string& test) {
   return std::any_of(std::begin(kQuick), std::end(kQuick),
                      [&](std::string_view part) { return test.find(part) != std::string::npos; });
 }
 
-absl::StatusOr<json> RunOneTest(const std::string& backend, const std::string& test) {
-  const auto start = Clock::now();
-  const Ran ran = RunProgram(TestsCommand(backend) + " --gtest_filter='" + test + "'");
-  json result = {{"seconds", std::chrono::duration<double>(Clock::now() - start).count()}};
-  const bool ran_one = ran.output.find("[  PASSED  ] 1 test") != std::string::npos;
-  const bool skipped = ran.output.find("[  SKIPPED ]") != std::string::npos;
-  if (ran.exit_code == 0 && (ran_one || skipped)) {
-    if (skipped) result["skipped"] = true;
-    const std::string mark = "kernels launched: ";
-    if (const size_t at = ran.output.rfind(mark); at != std::string::npos) {
-      const size_t end = ran.output.find('\n', at);
-      result["kernels"] = json::parse(ran.output.substr(at + mark.size(), end - at - mark.size()),
-                                      nullptr, /*allow_exceptions=*/false);
+/// Tests on their way from the list to the result file, shared by the threads that run processes.
+class TestQueue {
+ public:
+  TestQueue(const StageOptions& options, ResultFile& file, const std::vector<std::string>& tests,
+            size_t jobs)
+      : options_(options), file_(file), jobs_(jobs), waiting_(tests.begin(), tests.end()) {}
+
+  /// Runs processes until nothing is left or time is over.
+  void Work(Clock::time_point deadline) {
+    while (Clock::now() < deadline) {
+      const std::vector<std::string> batch = Take();
+      if (batch.empty()) return;
+      std::set<std::string> settled;
+      const auto settle = [&](const std::string& test, json result) {
+        settled.insert(test);
+        Store(test, std::move(result));
+      };
+      const Progress progress = RunTestProcess(options_.backend, batch, kSecondsPerProcess, settle);
+      // Only a test that had all of a process's time to itself is to blame for its end.
+      if (!progress.unfinished.empty() && (!progress.timed_out || settled.empty())) {
+        settle(progress.unfinished,
+               {{"error",
+                 fmt::format("{}\n{}",
+                             progress.timed_out ? fmt::format("over {} s", kSecondsPerProcess)
+                                                : fmt::format("exit code {}", progress.exit_code),
+                             progress.output)}});
+      } else if (settled.empty()) {
+        settle(batch[0], {{"error", fmt::format("no test ran: exit code {}\n{}", progress.exit_code,
+                                                progress.output)}});
+      }
+      std::vector<std::string> rest = batch;
+      std::erase_if(rest, [&](const std::string& test) { return settled.contains(test); });
+      GiveBack(rest);
     }
-    return result;
   }
-  const size_t from = ran.output.size() > kKeptOutput ? ran.output.size() - kKeptOutput : 0;
-  result["error"] = fmt::format("{}\n{}",
-                                ran.exit_code == 124 ? fmt::format("over {} s", kSecondsPerTest)
-                                                     : fmt::format("exit code {}", ran.exit_code),
-                                ran.output.substr(from));
-  return result;
+
+  size_t passed() const { return passed_; }
+  size_t failed() const { return failed_; }
+  size_t left() const { return waiting_.size(); }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  std::vector<std::string> Take() {
+    const std::lock_guard lock(mutex_);
+    if (!status_.ok()) return {};
+    // Small batches at the end, so that all processes end together.
+    const size_t count = std::clamp<size_t>(waiting_.size() / (2 * jobs_), 1, kMaxTestsAtOnce);
+    std::vector<std::string> batch;
+    while (batch.size() < count && !waiting_.empty()) {
+      batch.push_back(std::move(waiting_.front()));
+      waiting_.pop_front();
+    }
+    return batch;
+  }
+
+  void GiveBack(const std::vector<std::string>& tests) {
+    const std::lock_guard lock(mutex_);
+    waiting_.insert(waiting_.begin(), tests.begin(), tests.end());
+  }
+
+  void Store(const std::string& test, json result) {
+    const std::lock_guard lock(mutex_);
+    ++(result.contains("error") ? failed_ : passed_);
+    status_.Update(StoreItem(file_, test, std::move(result)));
+  }
+
+  const StageOptions& options_;
+  ResultFile& file_;
+  const size_t jobs_;
+  std::mutex mutex_;
+  std::deque<std::string> waiting_;
+  size_t passed_ = 0, failed_ = 0;
+  absl::Status status_;  // of writing results
+};
+
+size_t Jobs(const StageOptions& options) {
+  if (options.jobs > 0) return static_cast<size_t>(options.jobs);
+  return std::clamp<size_t>(std::thread::hardware_concurrency() * 3 / 4, 1, kMaxJobs);
 }
 
 }  // namespace
 
-int RunTests(const std::string& backend, int argc, char** argv) {
+int RunTests(const std::string& backend, bool report, int argc, char** argv) {
   const bool device = backend == "cuda" || backend == "cuda-emulated";
   std::vector<testing::BackendUnderTest> backends;
   for (const Determinism determinism : {Determinism::kDefault, Determinism::kBatchInvariant}) {
@@ -134,29 +151,31 @@ int RunTests(const std::string& backend, int argc, char** argv) {
                                            }};
   testing::SetBackendsUnderTest(std::move(backends));
   ::testing::InitGoogleTest(&argc, argv);
-  const int code = RUN_ALL_TESTS();
-  fmt::print("kernels launched: {}\n", json(LaunchedSince()).dump());
-  return code;
+  if (report) AddReportingListener();
+  return RUN_ALL_TESTS();
 }
 
 absl::StatusOr<Outcome> RunConformance(const StageOptions& options) {
   std::string device;
   {
     ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.backend));
-    device = backend->info().description;
+    device = DeviceName(*backend);
   }
   ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, device, "conformance",
                                                      options.quick, options.fresh));
-  const Ran listing = RunProgram(TestsCommand(options.backend) + " --gtest_list_tests");
-  if (listing.exit_code != 0)
-    return Internal("the list of tests: exit code {}\n{}", listing.exit_code, listing.output);
-  std::vector<Item> items;
-  for (const std::string& test : ParseTestList(listing.output)) {
-    if (options.quick && !IsQuick(test)) continue;
-    items.push_back({test, [&options, test] { return RunOneTest(options.backend, test); }});
-  }
-  if (items.empty()) return Internal("there is no test to run");
-  return RunItems(options, file, items);
+  std::vector<std::string> tests = ListTests(options.backend);
+  if (options.quick) std::erase_if(tests, [](const std::string& test) { return !IsQuick(test); });
+  if (tests.empty()) return Internal("there is no test to run");
+  ASSIGN_OR_RETURN(const std::vector<std::string> pending, PendingItems(options, file, tests));
+
+  const Clock::time_point deadline = Clock::now() + std::chrono::seconds(options.seconds);
+  const size_t jobs = std::min(Jobs(options), std::max<size_t>(pending.size(), 1));
+  TestQueue queue(options, file, pending, jobs);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < jobs; ++i) threads.emplace_back([&] { queue.Work(deadline); });
+  for (std::thread& thread : threads) thread.join();
+  RETURN_IF_ERROR(queue.status());
+  return Summary(file, queue.passed(), queue.failed(), queue.left());
 }
 
 }  // namespace quantd::gpu

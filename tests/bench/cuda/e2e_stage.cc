@@ -161,7 +161,7 @@ absl::StatusOr<Outcome> RunE2e(const StageOptions& options) {
   std::string device;
   {
     ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.backend));
-    device = backend->info().description;
+    device = DeviceName(*backend);
   }
   ASSIGN_OR_RETURN(ResultFile file,
                    ResultFile::Open(options.out, device, "e2e", options.quick, options.fresh));

@@ -38,11 +38,12 @@ absl::StatusOr<json> Measured(const StageOptions& options) {
 absl::StatusOr<Outcome> RunFacts(const StageOptions& options) {
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.backend));
   const DeviceInfo info = backend->info();
-  ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, info.description, "facts",
+  ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, DeviceName(*backend), "facts",
                                                      options.quick, options.fresh));
   const std::vector<Item> items = {{"backend",
                                     [&]() -> absl::StatusOr<json> {
                                       return json{{"name", std::string(backend->name())},
+                                                  {"description", info.description},
                                                   {"isa", info.isa},
                                                   {"total_memory", info.total_memory},
                                                   {"free_memory", info.free_memory}};

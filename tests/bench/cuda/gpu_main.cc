@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kUsage =
     "usage: quantd_gpu STAGE [--backend NAME] [--out FOLDER] [--models FOLDER] [--only TEXT]\n"
-    "                  [--seconds N] [--quick] [--fresh]\n"
+    "                  [--seconds N] [--jobs N] [--quick] [--fresh]\n"
     "  facts         what the device is, its copy bandwidth and tensor-core rate\n"
     "  conformance   every op, format and shape against ref; golden fixtures; the engine\n"
     "  bench         each op at the shapes of Llama-3-8B\n"
@@ -27,6 +27,7 @@ constexpr std::string_view kUsage =
     "  --models      where e2e writes 16 GB of random weights, build/bench-models by default\n"
     "  --only        items whose name contains this text\n"
     "  --seconds     begin no item after that many, 450 by default\n"
+    "  --jobs        processes of conformance at once; by default as the machine's threads allow\n"
     "  --quick       tiny shapes, a selection of tests: for the emulated device\n"
     "  --fresh       forget this stage's earlier results\n"
     "exit code: 0 passed, 1 failed or no GPU, 2 wrong usage, 3 out of time (run it again to go "
@@ -50,12 +51,12 @@ absl::StatusOr<StageOptions> ParseOptions(int argc, char** argv) {
       options.models = value;
     } else if (flag == "--only") {
       options.only = value;
-    } else if (flag == "--seconds") {
+    } else if (flag == "--seconds" || flag == "--jobs") {
       if (value.empty() || value.size() > 6 ||
           value.find_first_not_of("0123456789") != std::string::npos) {
-        return InvalidArgument("--seconds: \"{}\" is not a number of seconds", value);
+        return InvalidArgument("{}: \"{}\" is not a number", flag, value);
       }
-      options.seconds = std::stoi(value);
+      (flag == "--jobs" ? options.jobs : options.seconds) = std::stoi(value);
     } else {
       return InvalidArgument("{}: no such flag", flag);
     }
@@ -67,10 +68,12 @@ int Main(int argc, char** argv) {
   const std::string stage = argc > 1 ? argv[1] : "";
   if (stage == "tests") {
     if (argc < 4 || std::string_view(argv[2]) != "--backend") {
-      fmt::print(stderr, "usage: quantd_gpu tests --backend NAME [--gtest_...]\n");
+      fmt::print(stderr, "usage: quantd_gpu tests --backend NAME [--report] [--gtest_...]\n");
       return 2;
     }
-    return RunTests(argv[3], argc - 3, argv + 3);
+    const bool report = argc > 4 && std::string_view(argv[4]) == "--report";
+    const int skipped = report ? 4 : 3;
+    return RunTests(argv[3], report, argc - skipped, argv + skipped);
   }
   if (stage == "kernels") {
     for (const std::string& name : EmulatedKernels()) fmt::print("{}\n", name);

@@ -1,4 +1,5 @@
 """The result files of quantd_gpu, for stages written in Python: same shape, same rules (result_file.h)."""
+import concurrent.futures
 import hashlib
 import json
 import pathlib
@@ -31,24 +32,32 @@ class ResultFile:
         part.rename(self.path)
 
 
-def run_items(results, items, seconds):
-    """items: [(name, function giving a dict)]. Returns the exit code: 0, 1 failed, 3 out of time."""
+def run_items(results, items, seconds, jobs=1):
+    """items: [(name, function giving a dict)], so many at once. Returns the exit code: 0, 1 failed, 3 out of time."""
     deadline = time.monotonic() + seconds
+    pending = [(name, function) for name, function in items
+               if name not in results.items or "error" in results.items[name]]
     failed = left = 0
-    for name, function in items:
-        if name in results.items and "error" not in results.items[name]:
-            continue
+
+    def value_of(function):
         if time.monotonic() > deadline:
-            left += 1
-            continue
+            return None
         try:
-            value = function()
+            return function()
         except Exception as error:  # an item that fails is a result, and the next one is tried
-            value = {"error": f"{type(error).__name__}: {error}"[:3000]}
-        failed += "error" in value
-        print(("FAILED " if "error" in value else "") + name, json.dumps(value), flush=True)
-        results.items[name] = value
-        results.save()
+            return {"error": f"{type(error).__name__}: {error}"[:3000]}
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(value_of, function): name for name, function in pending}
+        for future in concurrent.futures.as_completed(futures):
+            name, value = futures[future], future.result()
+            if value is None:
+                left += 1
+                continue
+            failed += "error" in value
+            print(("FAILED " if "error" in value else "") + name, json.dumps(value), flush=True)
+            results.items[name] = value
+            results.save()
     print(f"{len(items)} items, {failed} failed, {left} not begun; results in {results.path}")
     if failed:
         return 1
@@ -74,6 +83,8 @@ def selftest():
         assert again.items["one"] == {"x": 1} and "no" in again.items["two"]["error"]
         assert run_items(again, items, 60) == 1 and calls == ["one", "fails", "fails"]
         assert run_items(again, [("three", lambda: {})], -1) == 3
+        assert run_items(again, [(str(i), lambda i=i: {"x": i}) for i in range(9)], 60, jobs=3) == 0
+        assert again.items["8"] == {"x": 8}
         assert ResultFile(folder, "A B (c)", "peers", __file__, fresh=True).items == {}
 
 

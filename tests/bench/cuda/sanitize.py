@@ -1,4 +1,4 @@
-"""sanitize: conformance tests under compute-sanitizer, one tool and one test at a time.
+"""sanitize: conformance tests under compute-sanitizer, one tool and one kind of test a process.
 
     python3 tests/bench/cuda/sanitize.py build/gpu/quantd_gpu --out tests/bench/results
 
@@ -6,6 +6,7 @@ memcheck finds accesses out of bounds and misaligned, racecheck data races in sh
 machines (virtualized ones among them) refuse the tool: that is said, and no result is written.
 """
 import argparse
+import os
 import pathlib
 import shutil
 import subprocess
@@ -71,7 +72,8 @@ def main():
     results = result_files.ResultFile(flags.out, device, "sanitize", flags.program, flags.fresh)
     items = [(f"{tool}/{tests}", lambda t=tool, f=tests: checked(sanitizer, flags.program, t, f))
              for tests in FILTERS for tool in ("memcheck", "racecheck")]
-    return result_files.run_items(results, items, flags.seconds)
+    jobs = max(1, (os.cpu_count() or 1) * 3 // 4)
+    return result_files.run_items(results, items, flags.seconds, jobs)
 
 
 if __name__ == "__main__":

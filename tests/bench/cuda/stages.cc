@@ -2,6 +2,7 @@
 #include "tests/bench/cuda/stages.h"
 
 #include <algorithm>
+#include <map>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
@@ -35,48 +36,73 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& name,
   return InvalidArgument("--backend: \"{}\" is not one of cuda, cuda-emulated, cpu, ref", name);
 }
 
-absl::StatusOr<Outcome> RunItems(const StageOptions& options, ResultFile& file,
-                                 const std::vector<Item>& items) {
-  const Clock::time_point deadline = Clock::now() + std::chrono::seconds(options.seconds);
-  std::vector<const Item*> fresh, failed_before;
-  size_t wanted = 0, failed = 0, left = 0;
-  for (const Item& item : items) {
-    if (!options.only.empty() && item.name.find(options.only) == std::string::npos) continue;
+std::string DeviceName(const Backend& backend) {
+  const std::string description = backend.info().description;
+  return description.substr(0, description.find(','));
+}
+
+absl::StatusOr<std::vector<std::string>> PendingItems(const StageOptions& options,
+                                                      const ResultFile& file,
+                                                      const std::vector<std::string>& names) {
+  std::vector<std::string> pending, failed_before;
+  size_t wanted = 0;
+  for (const std::string& name : names) {
+    if (!options.only.empty() && name.find(options.only) == std::string::npos) continue;
     ++wanted;
-    if (!file.Has(item.name)) {
-      fresh.push_back(&item);
-    } else if (file.Get(item.name).contains("error")) {
-      failed_before.push_back(&item);
+    if (!file.Has(name)) {
+      pending.push_back(name);
+    } else if (file.Get(name).contains("error")) {
+      failed_before.push_back(name);
     }
   }
   if (wanted == 0) return InvalidArgument("--only: no item's name contains \"{}\"", options.only);
-  const size_t kept = wanted - fresh.size() - failed_before.size();
-  // What failed comes last: it may take the device with it again.
-  std::vector<const Item*> queue = fresh;
-  queue.insert(queue.end(), failed_before.begin(), failed_before.end());
+  if (const size_t kept = wanted - pending.size() - failed_before.size(); kept > 0) {
+    fmt::print("{} items from an earlier run\n", kept);
+  }
+  pending.insert(pending.end(), failed_before.begin(), failed_before.end());
+  return pending;
+}
+
+absl::Status StoreItem(ResultFile& file, const std::string& name, nlohmann::json result) {
+  fmt::print("{}{} {}\n", result.contains("error") ? "FAILED " : "", name, result.dump());
+  std::fflush(stdout);
+  return file.Put(name, std::move(result));
+}
+
+Outcome Summary(const ResultFile& file, size_t passed, size_t failed, size_t left) {
+  fmt::print("{} passed, {} failed, {} not begun; results in {}\n", passed, failed, left,
+             file.path().string());
+  if (left > 0) fmt::print("run the stage again to go on\n");
+  if (failed > 0) return Outcome::kFailed;
+  return left > 0 ? Outcome::kUnfinished : Outcome::kPassed;
+}
+
+absl::StatusOr<Outcome> RunItems(const StageOptions& options, ResultFile& file,
+                                 const std::vector<Item>& items) {
+  const Clock::time_point deadline = Clock::now() + std::chrono::seconds(options.seconds);
+  std::map<std::string, const Item*> by_name;
+  std::vector<std::string> names;
+  for (const Item& item : items) {
+    by_name[item.name] = &item;
+    names.push_back(item.name);
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> pending, PendingItems(options, file, names));
+  size_t passed = 0, failed = 0, left = 0;
   bool lost = false;  // the device, for this process
-  for (const Item* item : queue) {
+  for (const std::string& name : pending) {
     if (lost || Clock::now() >= deadline) {
       ++left;
       continue;
     }
-    auto value = item->run();
+    auto value = by_name[name]->run();
     lost = absl::IsUnavailable(value.status());
     nlohmann::json result =
         value.ok() ? *std::move(value) : nlohmann::json{{"error", Message(value.status())}};
-    const bool bad = result.contains("error");
-    failed += bad ? 1 : 0;
-    fmt::print("{}{} {}\n", bad ? "FAILED " : "", item->name, result.dump());
-    std::fflush(stdout);
-    RETURN_IF_ERROR(file.Put(item->name, std::move(result)));
+    ++(result.contains("error") ? failed : passed);
+    RETURN_IF_ERROR(StoreItem(file, name, std::move(result)));
   }
-  fmt::print("{} items: {} from an earlier run, {} failed, {} not begun; results in {}\n", wanted,
-             kept, failed, left, file.path().string());
-  if (left > 0) {
-    fmt::print("{}: run the stage again to go on\n", lost ? "the device is lost" : "out of time");
-  }
-  if (failed > 0) return Outcome::kFailed;
-  return left > 0 ? Outcome::kUnfinished : Outcome::kPassed;
+  if (lost) fmt::print("the device is lost\n");
+  return Summary(file, passed, failed, left);
 }
 
 absl::StatusOr<double> MedianSeconds(Backend& backend, uint64_t owner,

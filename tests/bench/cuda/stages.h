@@ -26,6 +26,7 @@ struct StageOptions {
   bool quick = false;  // shapes and a selection of items small enough for the emulated device
   bool fresh = false;  // forget the results this stage has
   int seconds = 450;   // no item is begun after that
+  int jobs = 0;        // processes of conformance at once; 0: as the machine's threads allow
 };
 
 /// How a stage ended, as exit codes.
@@ -41,7 +42,24 @@ absl::StatusOr<Outcome> RunBench(const StageOptions& options);
 absl::StatusOr<Outcome> RunE2e(const StageOptions& options);
 
 /// One process of the conformance stage: GoogleTest over this program's tests, on one backend.
-int RunTests(const std::string& backend, int argc, char** argv);
+/// With `report`, a line is printed as each test begins and ends (test_process.h), and the process
+/// ends at the first test that fails: it may have broken the device.
+int RunTests(const std::string& backend, bool report, int argc, char** argv);
+
+/// "NVIDIA H200" of "NVIDIA H200, 132 multiprocessors": what a result file is named after.
+std::string DeviceName(const Backend& backend);
+
+/// What of `names` the options ask for and `file` has no result for, in order; then what failed
+/// before: it may take the device with it again. INVALID_ARGUMENT when the options ask for none.
+absl::StatusOr<std::vector<std::string>> PendingItems(const StageOptions& options,
+                                                      const ResultFile& file,
+                                                      const std::vector<std::string>& names);
+
+/// Prints an item's result and stores it.
+absl::Status StoreItem(ResultFile& file, const std::string& name, nlohmann::json result);
+
+/// Prints how many of this run's items passed, failed and were not begun.
+Outcome Summary(const ResultFile& file, size_t passed, size_t failed, size_t left);
 
 /// An item of a stage: `run` gives what is written under `name`; an error is written too and fails
 /// the stage.
@@ -50,8 +68,8 @@ struct Item {
   std::function<absl::StatusOr<nlohmann::json>()> run;
 };
 
-/// Runs what `file` has no result for, in order, then what failed before, until `options.seconds` have
-/// passed or an item is UNAVAILABLE: a device that failed is lost for this process.
+/// Runs what `file` has no result for, in order, then what failed before, until `options.seconds`
+/// have passed or an item is UNAVAILABLE: a device that failed is lost for this process.
 absl::StatusOr<Outcome> RunItems(const StageOptions& options, ResultFile& file,
                                  const std::vector<Item>& items);
 

@@ -1,11 +1,18 @@
 // RandomCheckpoint: config.json and one streamed safetensors file. See random_checkpoint.h.
 #include "tests/bench/engine/random_checkpoint.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include <nlohmann/json.hpp>
 
@@ -52,6 +59,49 @@ uint16_t ToBf16(float x) {
   return static_cast<uint16_t>((std::bit_cast<uint32_t>(x) + 0x8000u) >> 16);
 }
 
+// What one thread fills and writes at once; each has a random sequence of its own, so the file does
+// not depend on how many threads there are.
+struct Piece {
+  int64_t offset = 0;    // in the file
+  int64_t elements = 0;  // at most kPieceElements
+  bool ones = false;
+};
+constexpr int64_t kPieceElements = int64_t{1} << 22;
+
+/// Drawing from a table of 65536 normal values takes a 64-bit random number for four weights.
+std::vector<uint16_t> NormalValues() {
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal(0.0f, 0.02f);
+  std::vector<uint16_t> table(65536);
+  for (uint16_t& v : table) v = ToBf16(normal(random));
+  return table;
+}
+
+void Fill(const Piece& piece, const std::vector<uint16_t>& table, std::vector<uint16_t>& values) {
+  uint64_t state = 0x9e3779b97f4a7c15u * static_cast<uint64_t>(piece.offset + 1);
+  values.resize(static_cast<size_t>(piece.elements));
+  for (size_t i = 0; i < values.size(); i += 4) {
+    state ^= state << 13;  // xorshift64
+    state ^= state >> 7;
+    state ^= state << 17;
+    for (size_t j = i; j < std::min(i + 4, values.size()); ++j) {
+      values[j] = piece.ones ? ToBf16(1.0f) : table[(state >> (16 * (j - i))) & 0xFFFF];
+    }
+  }
+}
+
+bool WriteAt(int file, const void* data, size_t bytes, int64_t offset) {
+  const auto* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = pwrite(file, from, bytes, offset);
+    if (written <= 0) return false;
+    from += written;
+    offset += written;
+    bytes -= static_cast<size_t>(written);
+  }
+  return true;
+}
+
 absl::Status WriteWeights(const BenchShape& shape, const std::filesystem::path& path) {
   const std::vector<TensorPlan> plan = Plan(shape);
   json header;
@@ -64,33 +114,35 @@ absl::Status WriteWeights(const BenchShape& shape, const std::filesystem::path& 
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
-  std::ofstream out(path, std::ios::binary);
   const uint64_t length = text.size();
-  out.write(reinterpret_cast<const char*>(&length), sizeof(length));
-  out.write(text.data(), static_cast<std::streamsize>(text.size()));
-
-  // Drawing from a table of 65536 normal values takes a 64-bit random number for four weights.
-  std::mt19937_64 random(1);
-  std::normal_distribution<float> normal(0.0f, 0.02f);
-  std::vector<uint16_t> table(65536);
-  for (uint16_t& v : table) v = ToBf16(normal(random));
-  std::vector<uint16_t> chunk(1 << 20);
+  std::vector<Piece> pieces;
+  offset = static_cast<int64_t>(sizeof(length) + text.size());
   for (const TensorPlan& t : plan) {
-    for (int64_t left = Elements(t); left > 0;) {
-      const auto count = std::min<int64_t>(left, static_cast<int64_t>(chunk.size()));
-      for (int64_t i = 0; i < count; i += 4) {
-        const uint64_t r = random();
-        for (int64_t j = i; j < std::min(i + 4, count); ++j) {
-          chunk[static_cast<size_t>(j)] =
-              t.ones ? ToBf16(1.0f) : table[(r >> (16 * (j - i))) & 0xFFFF];
-        }
-      }
-      out.write(reinterpret_cast<const char*>(chunk.data()), count * 2);
-      left -= count;
+    for (int64_t left = Elements(t); left > 0; left -= pieces.back().elements) {
+      pieces.push_back({offset, std::min(left, kPieceElements), t.ones});
+      offset += 2 * pieces.back().elements;
     }
   }
-  out.close();
-  if (!out) return Unavailable("{}: could not be written", path.string());
+
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0) return Unavailable("{}: {}", path.string(), std::strerror(errno));
+  std::atomic<bool> failed = !WriteAt(file, &length, sizeof(length), 0) ||
+                             !WriteAt(file, text.data(), text.size(), sizeof(length));
+  std::atomic<size_t> next = 0;
+  const std::vector<uint16_t> table = NormalValues();
+  const auto work = [&] {
+    std::vector<uint16_t> values;
+    for (size_t i; !failed && (i = next++) < pieces.size();) {
+      Fill(pieces[i], table, values);
+      if (!WriteAt(file, values.data(), 2 * values.size(), pieces[i].offset)) failed = true;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  if (close(file) != 0) failed = true;
+  if (failed) return Unavailable("{}: could not be written", path.string());
   return absl::OkStatus();
 }
 

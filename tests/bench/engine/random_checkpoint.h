@@ -1,7 +1,7 @@
 // RandomCheckpoint: a Llama folder of a named shape with random weights, for measuring speed and
 // memory.
 //
-// Written once, tensor by tensor (never held in memory), as bf16 N(0, 0.02) from a fixed seed.
+// Written once, a few megabytes at a time by all threads, as bf16 N(0, 0.02) from fixed seeds.
 #pragma once
 
 #include <cstdint>
