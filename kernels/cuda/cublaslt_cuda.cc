@@ -5,8 +5,6 @@
 // The heuristic, which takes long, is asked once for a bucket of m (powers of two from 16) and all
 // that else matters; what it says for the bucket's largest m serves the others, and where the
 // library refuses that, it is asked again for the very m.
-//
-// Not yet run on hardware.
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/status.h"
 

@@ -6,6 +6,7 @@
 // fails all steps from there on.
 #include "kernels/cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "kernels/cuda/arena.h"
@@ -32,12 +33,14 @@ struct Sizes {
   size_t arena_slab;
   size_t staging_segment;
   int staging_segments;
-  size_t dequantized_slab;
+  size_t min_slab, max_slab;  // of a matrix dequantized for cuBLASLt
 };
 #ifdef QUANTD_CUDA_EMULATED
-constexpr Sizes kSizes = {"cuda-emulated", 0, size_t{16} << 10, 3, size_t{64} << 10};
+constexpr Sizes kSizes = {"cuda-emulated", 0, size_t{16} << 10, 3, size_t{64} << 10,
+                          size_t{64} << 10};
 #else
-constexpr Sizes kSizes = {"cuda", size_t{128} << 20, size_t{4} << 20, 8, size_t{32} << 20};
+constexpr Sizes kSizes = {"cuda", size_t{128} << 20, size_t{4} << 20,
+                          8,      size_t{32} << 20,  size_t{256} << 20};
 #endif
 
 FloatType TypeOf(DType t) {
@@ -318,6 +321,14 @@ class CudaBackend final : public Backend {
     context_.limits = {facts.multiprocessors, facts.major, facts.minor, facts.max_shared_memory};
   }
 
+  /// cuBLASLt fills the device with a whole matrix, not with a part of one; but a small device has
+  /// no room for the largest.
+  size_t SlabBytes() const {
+    constexpr int64_t kShare = 256;
+    return std::clamp(static_cast<size_t>(facts_.total_memory / kShare), kSizes.min_slab,
+                      kSizes.max_slab);
+  }
+
   absl::Status Start() {
     arena_.emplace(context_.stream, &memory(),
                    ArenaOptions{kSizes.arena_slab, options_.memory_limit, options_.device});
@@ -328,8 +339,7 @@ class CudaBackend final : public Backend {
     // Without the library our own kernels do everything, large steps more slowly.
     if (auto library = CublasLt::Open(); library.ok()) cublaslt_ = *std::move(library);
     scratch_.emplace(context_);
-    linear_.emplace(context_, *scratch_, cublaslt_.get(), options_.determinism,
-                    kSizes.dequantized_slab);
+    linear_.emplace(context_, *scratch_, cublaslt_.get(), options_.determinism, SlabBytes());
     sampler_.emplace(context_);
     graphs_.emplace(context_);
     context_.before_growth = [this] { graphs_->DropGraphs(); };

@@ -142,7 +142,8 @@ void CudaLinear::RunDequantizeGemm(const WeightView& w, Matrix x, const float* b
   const int32_t slab_rows = std::min(std::max(fitting, kSlabStep), w.n);
   const size_t slab_bytes = AlignUp(static_cast<size_t>(slab_rows) * row_bytes);
   Workspace workspace;
-  if (!scratch_.Reserve(CublasLt::kWorkspaceBytes + 2 * slab_bytes, 0, &workspace)) return;
+  const size_t num_slabs = slab_rows < w.n ? 2 : 1;
+  if (!scratch_.Reserve(CublasLt::kWorkspaceBytes + num_slabs * slab_bytes, 0, &workspace)) return;
   auto* const slabs = static_cast<std::byte*>(workspace.data) + CublasLt::kWorkspaceBytes;
 
   // A slab is dequantized beside the product with the slab before, but for graphs, which keep to

@@ -64,26 +64,31 @@ __global__ void __launch_bounds__(32 * kWarps) DequantizeTilesKernel(DequantizeA
   const int rows[2] = {first + lane / 4 < last ? first + lane / 4 : last,
                        first + lane / 4 + 8 < last ? first + lane / 4 + 8 : last};
   const int first_col = k_tile * kTileCols;
-  const bool tiled = w.order == BlockOrder::kTiled;
-  BlockValues blocks[2];
-  if (tiled) {
-    for (int r = 0; r < 2; ++r) blocks[r] = BlockOf(w, segment, rows[r], first_col);
-  }
+  const auto store = [&](int place, uint32_t byte, const BlockValues& low,
+                         const BlockValues& high) {
+    const int col = place / 4 * 16 + place % 4 / 2 * 8 + 2 * (lane % 4);
+    T* const to = tile + (lane / 4 + 8 * (place % 2)) * kStride + col;
+    *reinterpret_cast<Pair<T>*>(to) = {FromFloat<T>(Dequantized(w, values[byte >> 4], low)),
+                                       FromFloat<T>(Dequantized(w, values[byte & 15], high))};
+  };
+  if (w.order == BlockOrder::kTiled) {
+    const BlockValues blocks[2] = {BlockOf(w, segment, rows[0], first_col),
+                                   BlockOf(w, segment, rows[1], first_col)};
 #pragma unroll
-  for (int s = 0; s < 4; ++s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t pair = words[s] >> (8 * i) & 0xffu;
-      const int col = 16 * s + 8 * (i / 2) + 2 * (lane % 4);
-      BlockValues low = blocks[i % 2], high = low;
-      if (!tiled) {  // columns of padding take the last column's block
-        const int c = first_col + col;
-        low = BlockOf(w, segment, rows[i % 2], c < w.k ? c : w.k - 1);
-        high = BlockOf(w, segment, rows[i % 2], c + 1 < w.k ? c + 1 : w.k - 1);
-      }
-      T* const to = tile + (lane / 4 + 8 * (i % 2)) * kStride + col;
-      *reinterpret_cast<Pair<T>*>(to) = {FromFloat<T>(Dequantized(w, values[pair >> 4], low)),
-                                         FromFloat<T>(Dequantized(w, values[pair & 15], high))};
+    for (int place = 0; place < 16; ++place) {
+      const BlockValues& block = blocks[place % 2];
+      store(place, words[place / 4] >> (8 * (place % 4)) & 0xffu, block, block);
+    }
+  } else {  // not unrolled: a kernel longer than the instruction cache runs at the cache's pace
+#pragma unroll 1
+    for (int place = 0; place < 16; ++place) {
+      const int s = place / 4, row = place % 2 == 0 ? rows[0] : rows[1];
+      const uint32_t word = s == 0 ? words[0] : s == 1 ? words[1] : s == 2 ? words[2] : words[3];
+      // Columns of padding take the last column's block.
+      const int c = first_col + s * 16 + place % 4 / 2 * 8 + 2 * (lane % 4);
+      store(place, word >> (8 * (place % 4)) & 0xffu,
+            BlockOf(w, segment, row, c < w.k ? c : w.k - 1),
+            BlockOf(w, segment, row, c + 1 < w.k ? c + 1 : w.k - 1));
     }
   }
   __syncwarp();

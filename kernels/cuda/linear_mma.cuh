@@ -183,7 +183,7 @@ struct MmaBlock {
 #pragma unroll
     for (int r = 0; r < kR; ++r) {
       const int place = (warp * kR + r) * kPlaces;
-#pragma unroll 1
+#pragma unroll 4
       for (int i = lane; i < count * 16; i += 32) {
         to[place + i] = FloatOfHalf(args.w.scale, from[place + i]);
       }
@@ -202,9 +202,13 @@ struct MmaBlock {
         reinterpret_cast<float*>(shared + G::kScales + buffer * G::kScaleBuffer) + place;
     const float* const map = reinterpret_cast<const float*>(shared + G::kNestedMaps) + mine.map;
     const int first_group = (mine.first_block + first / tiles_per_scale) / kNestedGroup;
-#pragma unroll 2
-    for (int t = kR == 1 ? lane / 16 : 0; t < count; t += 2 / kR) {
-      const int block = mine.first_block + (first + t) / tiles_per_scale;
+    // All of a slice at once: their latency would be paid while no tile is multiplied.
+#pragma unroll
+    for (int i = 0; i < G::kSliceTiles * kR / 2; ++i) {
+      const int t = kR == 1 ? 2 * i + lane / 16 : i;
+      if (t >= count) break;
+      const int column_block = tiles_per_scale == 1 ? first + t : (first + t) / tiles_per_scale;
+      const int block = mine.first_block + column_block;
       const float statistic = block / kNestedGroup == first_group ? absmax[0] : absmax[1];
       to[t * 16] = NestedScale(map[codes[t * 16]], statistic, mine.offset);
     }
@@ -323,17 +327,54 @@ struct MmaBlock {
     __syncthreads();
     if (*flag == 0) return;
     __threadfence();
-    constexpr int kRows = kMmaGroupTiles * kTileRows;
-    const MmaRowTile tile = RowTileAt(args.w, group + thread % kRows / kTileRows);
-    const int row = tile.row + thread % kTileRows;
-    if (!tile.active || row >= tile.segment.rows) return;
+    AddSplits(padded_rows, split_stride);
+  }
+
+  /// The last block's part: a lane adds four rows of some tokens at once, so that many partial sums
+  /// are on their way from L2 before the first is needed; their latency is all this costs.
+  __device__ __forceinline__ void AddSplits(int64_t padded_rows, int64_t split_stride) const {
+    constexpr int kTogether = G::kTokens / G::kWarps < 4 ? G::kTokens / G::kWarps : 4;  // tokens
+    constexpr int kAhead = 8;                                                           // splits
+    static_assert(32 * 4 == kMmaGroupTiles * kTileRows);
+    const MmaRowTile tile = RowTileAt(args.w, group + lane / 4);
+    const int first_row = tile.row + lane % 4 * 4;
     const int end = first_token + G::kTokens < args.m ? first_token + G::kTokens : args.m;
-    for (int token = first_token + thread / kRows; token < end; token += G::kThreads / kRows) {
-      const float* from = args.partials + token * padded_rows + group * kTileRows + thread % kRows;
-      float sum = *from;
-#pragma unroll 4
-      for (int s = 1; s < args.plan.splits; ++s) sum += from[s * split_stride];
-      Finish(sum, tile.segment.first_row + row, token);
+#pragma unroll 1
+    for (int token = first_token + warp; token < end; token += kTogether * G::kWarps) {
+      const float* const from = args.partials + token * padded_rows + group * kTileRows + 4 * lane;
+      float4 sums[kTogether] = {};
+#pragma unroll 1
+      for (int first = 0; first < args.plan.splits; first += kAhead) {
+        float4 parts[kAhead][kTogether] = {};
+#pragma unroll
+        for (int s = 0; s < kAhead; ++s) {
+#pragma unroll
+          for (int t = 0; t < kTogether; ++t) {
+            if (first + s >= args.plan.splits || token + t * G::kWarps >= end) continue;
+            parts[s][t] = *reinterpret_cast<const float4*>(from + (first + s) * split_stride +
+                                                           t * G::kWarps * padded_rows);
+          }
+        }
+#pragma unroll
+        for (int s = 0; s < kAhead; ++s) {
+          if (first + s >= args.plan.splits) break;
+#pragma unroll
+          for (int t = 0; t < kTogether; ++t) {
+            sums[t].x += parts[s][t].x, sums[t].y += parts[s][t].y;
+            sums[t].z += parts[s][t].z, sums[t].w += parts[s][t].w;
+          }
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        if (token + t * G::kWarps >= end || !tile.active) continue;
+        const float four[4] = {sums[t].x, sums[t].y, sums[t].z, sums[t].w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (first_row + i >= tile.segment.rows) continue;
+          Finish(four[i], tile.segment.first_row + first_row + i, token + t * G::kWarps);
+        }
+      }
     }
   }
 

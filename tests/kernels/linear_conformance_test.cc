@@ -14,7 +14,9 @@
 //
 // Quantized activations. Magnitudes are of x', what replaces x. Every backend makes the same x', so
 // nothing is added, unless it multiplies the codes of x by int8 weights: then its x' is not rounded
-// to x's dtype, half an ulp of each.
+// to x's dtype, half an ulp of each. Tensor cores that multiply e4m3 codes add them with fewer bits
+// than f32 has: on Hopper differences of 2^-16.8 of the sum of magnitudes were seen; 2^-15 is
+// allowed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -306,6 +308,7 @@ double RelativeTolerance(const LinearCase& c, const Shape& shape, const BackendU
   double relative = 4 * 0x1p-24 * std::sqrt(static_cast<double>(shape.k));
   if (table && shape.x == DType::kBF16) relative += 0x1p-8;
   if (c.may_multiply_codes()) relative += HalfUlp(shape.x, 1.0);
+  if (IsFp8(c.activation.kind) && b.rounds_to_16_bit) relative += 0x1p-15;
   if (!b.rounds_to_16_bit || shape.x == DType::kF32) return relative;
   // A weight in x's type, and y before its bias is added.
   const double half_ulp = shape.x == DType::kBF16 ? 0x1p-9 : 0x1p-12;

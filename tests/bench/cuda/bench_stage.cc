@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kRotatedBytes = int64_t{256} << 20;  // five times the L2 of an H100
+constexpr int64_t kRotatedBytes = int64_t{256} << 20;  // four times the L2 of an H200
 constexpr int kMaxCopies = 64;
 
 struct Shape {
@@ -111,16 +111,21 @@ QuantizedMatrix RandomMatrix(const QuantFormat& format, int64_t n, int64_t k) {
 /// Everything the items of one run share.
 class Bench {
  public:
-  Bench(Backend& backend, const Config& config) : backend_(backend), config_(config) {}
+  Bench(Backend& backend, Backend& invariant, const Config& config)
+      : default_(backend), invariant_(invariant), backend_(&backend), config_(config) {}
 
   const Config& config() const { return config_; }
-  Backend& backend() { return backend_; }
+  /// The backend that what follows is measured on.
+  Backend& backend() { return *backend_; }
+  void Use(Determinism determinism) {
+    backend_ = determinism == Determinism::kDefault ? &default_ : &invariant_;
+  }
 
   /// Device memory of [rows, cols] with small values.
   absl::StatusOr<TensorView> Matrix(DType dtype, int64_t rows, int64_t cols) {
     const size_t count = static_cast<size_t>(rows * cols);
     const size_t bytes = count * SizeOf(dtype);
-    ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(bytes, MemoryComponent::kActivations));
+    ASSIGN_OR_RETURN(Buffer buffer, backend_->Allocate(bytes, MemoryComponent::kActivations));
     std::vector<uint8_t> host(bytes);
     for (size_t i = 0; i < count; ++i) {
       const float v = static_cast<float>(i % 31) * 0.01f - 0.15f;
@@ -131,16 +136,16 @@ class Bench {
         std::memcpy(&host[i * 2], &b, 2);
       }
     }
-    backend_.Upload(host.data(), bytes, buffer.data());
+    backend_->Upload(host.data(), bytes, buffer.data());
     const TensorView view(dtype, buffer.data(), rows, cols);
     buffers_.push_back(std::move(buffer));
     return view;
   }
 
   absl::StatusOr<std::span<int32_t>> Ints(const std::vector<int32_t>& values) {
-    ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(values.size() * sizeof(int32_t),
-                                                      MemoryComponent::kActivations));
-    backend_.Upload(values.data(), values.size() * sizeof(int32_t), buffer.data());
+    ASSIGN_OR_RETURN(Buffer buffer, backend_->Allocate(values.size() * sizeof(int32_t),
+                                                       MemoryComponent::kActivations));
+    backend_->Upload(values.data(), values.size() * sizeof(int32_t), buffer.data());
     const std::span<int32_t> span(buffer.as<int32_t>(), values.size());
     buffers_.push_back(std::move(buffer));
     return span;
@@ -149,16 +154,17 @@ class Bench {
   /// Copies of a weight, kept until another is asked for.
   absl::StatusOr<std::vector<const PackedWeight*>> Weights(const QuantFormat& format, int64_t n,
                                                            int64_t k) {
-    const std::string key = fmt::format("{} {} {}", format.ToString(), n, k);
+    const std::string key =
+        fmt::format("{} {} {} {}", backend_ == &invariant_, format.ToString(), n, k);
     if (key != weights_key_) {
       weights_.clear();
       weights_key_ = key;
       const QuantizedMatrix q = RandomMatrix(format, n, k);
       for (int64_t bytes = 0;
            weights_.empty() || (bytes < config_.rotated_bytes && weights_.size() < kMaxCopies);) {
-        ASSIGN_OR_RETURN(auto weight, backend_.CreatePacked(format, k, {{"w", 0, n}},
-                                                            MemoryComponent::kWeights));
-        RETURN_IF_ERROR(backend_.PackRows(*weight, 0, q));
+        ASSIGN_OR_RETURN(auto weight, backend_->CreatePacked(format, k, {{"w", 0, n}},
+                                                             MemoryComponent::kWeights));
+        RETURN_IF_ERROR(backend_->PackRows(*weight, 0, q));
         bytes += weight->bytes();
         weights_.push_back(std::move(weight));
       }
@@ -173,8 +179,8 @@ class Bench {
                             double flops = 0) {
     LaunchedSince();  // forget what came before
     const absl::StatusOr<double> median =
-        MedianSeconds(backend_, ++key_, step, config_.floor_seconds);
-    backend_.ForgetSteps(key_);
+        MedianSeconds(*backend_, ++key_, step, config_.floor_seconds);
+    backend_->ForgetSteps(key_);
     buffers_.clear();
     RETURN_IF_ERROR(median.status());
     const double seconds = *median / static_cast<double>(calls);
@@ -187,7 +193,9 @@ class Bench {
   }
 
  private:
-  Backend& backend_;
+  Backend& default_;
+  Backend& invariant_;
+  Backend* backend_;
   const Config config_;
   std::vector<Buffer> buffers_;
   std::string weights_key_;
@@ -346,8 +354,12 @@ absl::StatusOr<json> Sampling(Bench& bench, int64_t m, float temperature) {
 std::vector<Item> Items(Bench& bench) {
   const Config& c = bench.config();
   std::vector<Item> items;
-  const auto add = [&](std::string name, std::function<absl::StatusOr<json>()> run) {
-    items.push_back({std::move(name), std::move(run)});
+  const auto add = [&](std::string name, std::function<absl::StatusOr<json>()> run,
+                       Determinism determinism = Determinism::kDefault) {
+    items.push_back({std::move(name), [&bench, determinism, run = std::move(run)] {
+                       bench.Use(determinism);
+                       return run();
+                     }});
   };
   using Kind = ActivationQuant::Kind;
   const struct {
@@ -355,6 +367,7 @@ std::vector<Item> Items(Bench& bench) {
     bool all_shapes;
     const char* activations;  // of the item's name
     ActivationQuant quant = {};
+    Determinism determinism = Determinism::kDefault;
   } linears[] = {
       {"nf4.flat64.nested", true, ""},
       {"nf4.flat64.f32", true, ""},
@@ -372,15 +385,19 @@ std::vector<Item> Items(Bench& bench) {
       {"e4m3.row.f32", false, "+fp8_token", {.kind = Kind::kFp8Token}},
       {"e2m1.group16.e4m3", false, ""},
       {"int8.row.f32", true, "+int8_token", {.kind = Kind::kInt8Token}},
+      {"nf4.flat64.nested", false, "+batch_invariant", {}, Determinism::kBatchInvariant},
+      {"bf16", false, "+batch_invariant", {}, Determinism::kBatchInvariant},
   };
   for (const auto& linear : linears) {
     for (const Shape& shape : c.linears) {
       if (!linear.all_shapes && shape.n != c.linears[0].n) continue;
       for (const int64_t m : c.rows) {
-        add(fmt::format("linear/{}{}/{}/m:{}", linear.format, linear.activations, shape.name, m),
+        add(
+            fmt::format("linear/{}{}/{}/m:{}", linear.format, linear.activations, shape.name, m),
             [&bench, linear, shape, m] {
               return Linear(bench, linear.format, linear.quant, shape, m, DType::kBF16);
-            });
+            },
+            linear.determinism);
       }
     }
   }
@@ -418,7 +435,9 @@ absl::StatusOr<Outcome> RunBench(const StageOptions& options) {
   ASSIGN_OR_RETURN(const auto backend, MakeBackend(options.backend));
   ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open(options.out, DeviceName(*backend), "bench",
                                                      options.quick, options.fresh));
-  Bench bench(*backend, options.quick ? QuickConfig() : FullConfig());
+  ASSIGN_OR_RETURN(const auto invariant,
+                   MakeBackend(options.backend, Determinism::kBatchInvariant));
+  Bench bench(*backend, *invariant, options.quick ? QuickConfig() : FullConfig());
   return RunItems(options, file, Items(bench));
 }
 

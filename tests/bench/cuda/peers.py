@@ -126,7 +126,8 @@ class Peers:
 
         def make():
             layer = bnb.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=0.0)
-            layer.weight.data = (torch.randn(n, k) * 0.02).half()
+            # Moving it from the host to the device quantizes it.
+            layer.weight.data = (torch.randn(n, k, device="cuda") * 0.02).half().cpu()
             return layer.cuda()
 
         ws = self.copies(("bnb_int8", shape), n * k, make)
