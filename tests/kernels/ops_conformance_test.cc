@@ -140,7 +140,7 @@ TEST_P(OpConformance, EmbedReadsRowsOfEverySegmentRoundedOnce) {
           const auto table = Pack(on, segments);
           const DeviceArray<int32_t> ids(on, {0, 16, 17, 21, 3, 3});
           const DeviceMatrix out(on, dtype, 6, k, 7);
-          on.Embed(*table, ids.span(), out);
+          on.Embed(*table, ids.span(), scale, out);
           return out.Read();
         };
         ExpectSameBits(embed(backend()), embed(Ref()),
