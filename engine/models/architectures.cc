@@ -73,7 +73,8 @@ void CheckSpec(const DecoderSpec& spec, FaultList& faults) {
 }  // namespace
 
 std::span<const Architecture* const> Architectures() {
-  static const std::array kTable = {&kLlama, &kMistral, &kQwen2, &kQwen3, &kPhi3};
+  static const std::array kTable = {&kLlama, &kMistral, &kQwen2, &kQwen3,
+                                    &kPhi3,  &kGemma2,  &kGemma3};
   return kTable;
 }
 
