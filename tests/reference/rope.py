@@ -48,10 +48,11 @@ CASES = [
             "rope_type": "longrope", "rope_theta": 20000.0, "attention_factor": 1.5, **FACTORS}},
      4096),
     ("partial", "Phi3", {"partial_rotary_factor": 0.75}, 10),
-    ("gemma3 full, old spelling", "Gemma3", {"head_dim": 64, "rope_local_base_freq": 20000.0,
+    ("gemma3 full, old spelling", "Gemma3", {"head_dim": 64, "num_hidden_layers": 6,
+                                             "rope_local_base_freq": 20000.0,
                                              "rope_theta": 500000.0, "rope_scaling": {
                                                  "rope_type": "linear", "factor": 8.0}}, 10),
-    ("gemma3 defaults", "Gemma3", {"head_dim": 64}, 10),
+    ("gemma3 defaults", "Gemma3", {"head_dim": 64, "num_hidden_layers": 6}, 10),
 ]
 CLASSES = {"Llama": ("Llama", "llama"), "Mistral": ("Mistral", "mistral"), "Qwen2": ("Qwen2", "qwen2"),
            "Qwen3": ("Qwen3", "qwen3"), "Phi3": ("Phi3", "phi3"), "Gemma3": ("Gemma3Text", "gemma3")}
