@@ -88,8 +88,8 @@ class AttentionBlock {
     }
     const int32_t* const table =
         a_.block_tables + static_cast<int64_t>(a_.seq_of_row[start]) * a_.max_blocks;
-    // Behind tiles that no row sees; even, so that the tile after it is of the same chunk.
-    const int first_tile = max(first_chunk * kChunkTiles, first_key / kTileKeys / 2 * 2);
+    // Behind tiles that no row sees.
+    const int first_tile = max(first_chunk * kChunkTiles, first_key / kTileKeys);
     const int end_tile = min(end_chunk * kChunkTiles, last / kTileKeys + 1);
     StartChunk();
     for (int i = 0; i < 2; ++i) {
@@ -103,22 +103,21 @@ class AttentionBlock {
     // The run before has read cache_rows_ for the last time before its last barrier, and is done
     // with K and V at the next.
     FindCacheRows(table, first_tile / kChunkTiles, last);
+    if (first_tile % kChunkTiles != 0) {  // the loop does it at a chunk's first tile
+      FindCacheRows(table, first_tile / kChunkTiles + 1, last);
+    }
     __syncthreads();
     FetchK(first_tile);
     FetchV(first_tile);
     CpAsyncCommit();
-    if (first_tile + 1 < end_tile) {
-      FetchK(first_tile + 1);
-      FetchV(first_tile + 1);
-    }
+    if (first_tile + 1 < end_tile) FetchK(first_tile + 1);
     CpAsyncCommit();
     for (int tile = first_tile; tile < end_tile; ++tile) {
-      // The latest group is K of the next tile (at first K and V): all before it are of this tile.
-      CpAsyncWait<1>();
+      CpAsyncWait<1>();  // the latest group is K of the next tile: all before it are of this tile
       __syncthreads();
-      if (tile > first_tile && tile + 1 < end_tile) FetchV(tile + 1);
+      if (tile + 1 < end_tile) FetchV(tile + 1);
       CpAsyncCommit();
-      if ((tile == first_tile || tile % kChunkTiles == 0) && tile / kChunkTiles + 1 < end_chunk) {
+      if (tile % kChunkTiles == 0 && tile / kChunkTiles + 1 < end_chunk) {
         FindCacheRows(table, tile / kChunkTiles + 1, last);
       }
       const bool active =
