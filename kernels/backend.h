@@ -97,10 +97,17 @@ struct AttentionSpec {
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;  // divides num_heads
   int32_t head_dim = 0;
-  float scale = 0.0f;  // 1 / sqrt(head_dim), usually
+  float scale = 0.0f;      // 1 / sqrt(head_dim), usually
+  int32_t window = 0;      // keys a row sees, its own the last of them; 0: all up to its own
+  float softcap = 0.0f;    // a score s becomes softcap * tanh(s / softcap); 0: it stays
+  int32_t rotary_dim = 0;  // elements at the head's beginning that rope rotates, even; 0: all
+
+  int32_t rotated() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
 };
 
-enum class Activation : uint8_t { kSilu };
+/// kGeluTanh: GELU by its tanh approximation (Hendrycks and Gimpel, 2016), x / (1 + exp(-2 u)) with
+/// u = sqrt(2 / pi) (x + 0.044715 x^3).
+enum class Activation : uint8_t { kSilu, kGeluTanh };
 
 struct DeviceInfo {
   std::string description;   // "AMD EPYC, 2 threads, avx512bf16"
@@ -177,8 +184,10 @@ class Backend {
 
   // ---- ops
   // ----------------------------------------------------------------------------------------
-  /// out[i] = table row ids[i]. `table` is plain (not quantized), so a tied head shares its bytes.
-  virtual void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) = 0;
+  /// out[i] = scale * table row ids[i]. `table` is plain (not quantized), so a tied head shares its
+  /// bytes.
+  virtual void Embed(const PackedWeight& table, std::span<const int32_t> ids, float scale,
+                     TensorView out) = 0;
 
   /// out = x / rms(x) * weight, rms over cols with `eps` added to the mean square. weight: f32
   /// [cols].
@@ -192,21 +201,30 @@ class Backend {
   virtual void Linear(const PackedWeight& w, const ActivationQuant& activation, TensorView x,
                       const float* bias, TensorView y) = 0;
 
+  /// RmsNorm of every head of q [rows, heads * d] and of k [rows, kv_heads * d], in place.
+  /// q_weight, k_weight: f32 [d].
+  virtual void NormHeads(TensorView q, TensorView k, const float* q_weight, const float* k_weight,
+                         float eps, const AttentionSpec& spec) = 0;
+
   /// Rotates q [rows, heads * d] in place and stores rotated k and v [rows, kv_heads * d] in the
-  /// cache at batch.slots. cos_sin: f32 [max_positions, d], the d/2 cosines then the d/2 sines;
-  /// halves of a head are paired (i, i + d/2) as Hugging Face does.
+  /// cache at batch.slots. With r = spec.rotated(), cos_sin: f32 [max_positions, r], the r/2
+  /// cosines then the r/2 sines; elements of a head are paired (i, i + r/2) as Hugging Face does,
+  /// those from r on stay.
   virtual void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
                               const AttentionSpec& spec, const AttentionBatch& batch,
                               const KvLayer& cache) = 0;
 
   /// Causal attention of q [rows, heads * d] over the cache (this step's K, V included), f32
-  /// softmax. Keys are folded in fixed tiles from position 0, so a row's result does not depend on
-  /// chunking.
+  /// softmax. Keys are folded in fixed tiles counted from position 0, so a row's result does not
+  /// depend on chunking; tiles wholly before its window are passed over.
   virtual void Attention(TensorView q, const AttentionSpec& spec, const AttentionBatch& batch,
                          const KvLayer& cache, TensorView out) = 0;
 
   /// out [m, n] = act(gate_up[:, :n]) * gate_up[:, n:2n].
   virtual void GatedActivation(TensorView gate_up, Activation activation, TensorView out) = 0;
+
+  /// x = cap * tanh(x / cap), in place. x: f32 logits; cap above 0.
+  virtual void SoftCap(TensorView x, float cap) = 0;
 
   /// out[i] = x[rows[i]].
   virtual void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) = 0;

@@ -24,11 +24,19 @@ void CheckSameDType(const TensorView& a, const TensorView& b, std::string_view w
   QUANTD_CHECK(a.dtype == b.dtype, "{}: {} and {}", what, ToString(a.dtype), ToString(b.dtype));
 }
 
-void CheckCache(const AttentionSpec& spec, const KvLayer& cache) {
+void CheckSpec(const AttentionSpec& spec) {
   QUANTD_CHECK(
       spec.num_kv_heads > 0 && spec.num_heads > 0 && spec.num_heads % spec.num_kv_heads == 0,
       "{} heads over {} KV heads", spec.num_heads, spec.num_kv_heads);
   QUANTD_CHECK(spec.head_dim > 0 && spec.head_dim % 2 == 0, "head_dim is {}", spec.head_dim);
+  QUANTD_CHECK(spec.rotary_dim >= 0 && spec.rotary_dim <= spec.head_dim && spec.rotary_dim % 2 == 0,
+               "rotary_dim is {} of {}", spec.rotary_dim, spec.head_dim);
+  QUANTD_CHECK(spec.window >= 0 && spec.softcap >= 0.0f, "window {}, softcap {}", spec.window,
+               spec.softcap);
+}
+
+void CheckCache(const AttentionSpec& spec, const KvLayer& cache) {
+  CheckSpec(spec);
   QUANTD_CHECK(cache.num_kv_heads == spec.num_kv_heads && cache.head_dim == spec.head_dim,
                "the cache has {} heads of {}, the spec {} of {}", cache.num_kv_heads,
                cache.head_dim, spec.num_kv_heads, spec.head_dim);
@@ -149,6 +157,15 @@ void CheckLinear(const PackedWeight& w, const ActivationQuant& activation, const
   }
 }
 
+void CheckNormHeads(const TensorView& q, const TensorView& k, const float* q_weight,
+                    const float* k_weight, const AttentionSpec& spec) {
+  CheckSpec(spec);
+  CheckShape(q, q.rows, static_cast<int64_t>(spec.num_heads) * spec.head_dim, "NormHeads: q");
+  CheckShape(k, q.rows, static_cast<int64_t>(spec.num_kv_heads) * spec.head_dim, "NormHeads: k");
+  CheckSameDType(q, k, "NormHeads: q and k");
+  QUANTD_CHECK(q_weight != nullptr && k_weight != nullptr, "NormHeads without weights");
+}
+
 void CheckRopeAndStoreKv(const TensorView& q, const TensorView& k, const TensorView& v,
                          const float* cos_sin, const AttentionSpec& spec,
                          const AttentionBatch& batch, const KvLayer& cache) {
@@ -185,6 +202,12 @@ void CheckGatedActivation(const TensorView& gate_up, const TensorView& out) {
   CheckActivation(out, "GatedActivation: out");
   CheckShape(gate_up, out.rows, 2 * out.cols, "GatedActivation: gate_up");
   CheckSameDType(gate_up, out, "GatedActivation: gate_up and out");
+}
+
+void CheckSoftCap(const TensorView& x, float cap) {
+  CheckActivation(x, "SoftCap: x");
+  QUANTD_CHECK(x.dtype == DType::kF32, "SoftCap: x is {}", ToString(x.dtype));
+  QUANTD_CHECK(cap > 0.0f, "SoftCap: a cap of {}", cap);
 }
 
 void CheckGatherRows(const TensorView& x, std::span<const int32_t> rows, const TensorView& out) {

@@ -36,12 +36,15 @@ void CheckAddRmsNorm(const TensorView& residual, const TensorView& x, const floa
                      const TensorView& out);
 void CheckLinear(const PackedWeight& w, const ActivationQuant& activation, const TensorView& x,
                  const TensorView& y);
+void CheckNormHeads(const TensorView& q, const TensorView& k, const float* q_weight,
+                    const float* k_weight, const AttentionSpec& spec);
 void CheckRopeAndStoreKv(const TensorView& q, const TensorView& k, const TensorView& v,
                          const float* cos_sin, const AttentionSpec& spec,
                          const AttentionBatch& batch, const KvLayer& cache);
 void CheckAttention(const TensorView& q, const AttentionSpec& spec, const AttentionBatch& batch,
                     const KvLayer& cache, const TensorView& out);
 void CheckGatedActivation(const TensorView& gate_up, const TensorView& out);
+void CheckSoftCap(const TensorView& x, float cap);
 void CheckGatherRows(const TensorView& x, std::span<const int32_t> rows, const TensorView& out);
 void CheckFeedBackTokens(std::span<const int32_t> ids, std::span<const int32_t> source);
 void CheckSample(const TensorView& logits, std::span<const SampleParams> params,

@@ -9,9 +9,44 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
-std::span<const Architecture* const> Architectures() {
-  static const std::array<const Architecture*, 1> kTable = {&kLlama};
-  return kTable;
+// What is refused with more than its name.
+struct Refused {
+  std::string_view name, model_type, why;
+};
+constexpr std::string_view kExperts = "a mixture of experts, which quantd's decoder does not take";
+constexpr std::string_view kMultimodal =
+    "it takes more than text; of Gemma 3 the text models are supported";
+constexpr Refused kRefused[] = {
+    {"MixtralForCausalLM", "mixtral", kExperts},
+    {"Qwen2MoeForCausalLM", "qwen2_moe", kExperts},
+    {"Qwen3MoeForCausalLM", "qwen3_moe", kExperts},
+    {"PhimoeForCausalLM", "phimoe", kExperts},
+    {"PhiMoEForCausalLM", "phimoe", kExperts},
+    {"OlmoeForCausalLM", "olmoe", kExperts},
+    {"DeepseekV2ForCausalLM", "deepseek_v2", kExperts},
+    {"DeepseekV3ForCausalLM", "deepseek_v3", kExperts},
+    {"GptOssForCausalLM", "gpt_oss", kExperts},
+    {"Gemma3ForConditionalGeneration", "gemma3", kMultimodal},
+};
+
+absl::Status NotSupported(const std::string& source, const std::string& name,
+                          const std::string& model_type) {
+  std::string why;
+  for (const Refused& r : kRefused) {
+    if (name.empty() ? r.model_type == model_type : r.name == name) why = r.why;
+  }
+  return Unimplemented("{}: {} \"{}\" is not supported{}{}; supported: {}", source,
+                       name.empty() ? "model_type" : "architecture",
+                       name.empty() ? model_type : name, why.empty() ? "" : ": ", why,
+                       SupportedArchitectures());
+}
+
+void CheckRope(const RopeSpec& rope, int64_t rotary_dim, FaultList& faults) {
+  if (rope.type != RopeSpec::Type::kLongRope) return;
+  const size_t pairs = static_cast<size_t>(rotary_dim / 2);
+  if (rope.short_factor.size() == pairs && rope.long_factor.size() == pairs) return;
+  faults.Add("longrope: {} short and {} long factors for {} pairs of a head",
+             rope.short_factor.size(), rope.long_factor.size(), pairs);
 }
 
 // What holds for every decoder, whatever its architecture.
@@ -21,9 +56,27 @@ void CheckSpec(const DecoderSpec& spec, FaultList& faults) {
                spec.num_heads, spec.num_kv_heads);
   }
   if (spec.head_dim % 2 != 0) faults.Add("head_dim: {} is odd; rope rotates pairs", spec.head_dim);
+  const int64_t rotated = spec.rotary_dim();
+  if (rotated < 2 || (rotated % 2 != 0 && rotated != spec.head_dim)) {
+    faults.Add("partial_rotary_factor: {} of a head of {} are {} elements; rope rotates pairs",
+               spec.rope.partial_rotary_factor, spec.head_dim, rotated);
+  }
+  CheckRope(spec.rope, rotated, faults);
+  if (spec.sliding_rope) {
+    CheckRope(*spec.sliding_rope, rotated, faults);
+    if (spec.sliding_rope->partial_rotary_factor != spec.rope.partial_rotary_factor) {
+      faults.AddUnimplemented("rope_parameters: partial_rotary_factor by layer is not supported");
+    }
+  }
 }
 
 }  // namespace
+
+std::span<const Architecture* const> Architectures() {
+  static const std::array kTable = {&kLlama, &kMistral, &kQwen2, &kQwen3,
+                                    &kPhi3,  &kGemma2,  &kGemma3};
+  return kTable;
+}
 
 const Architecture* FindArchitecture(std::string_view name, std::string_view model_type) {
   for (const Architecture* a : Architectures()) {
@@ -47,9 +100,7 @@ absl::StatusOr<DecoderSpec> ParseDecoderSpec(const std::string& json, const std:
   if (architecture == nullptr) {
     if (name.empty() && model_type.empty())
       return DataLoss("{}: neither architectures nor model_type", source);
-    return Unimplemented("{}: {} \"{}\" is not supported; supported: {}", source,
-                         name.empty() ? "model_type" : "architecture",
-                         name.empty() ? model_type : name, SupportedArchitectures());
+    return NotSupported(source, name, model_type);
   }
   DecoderSpec spec;
   spec.architecture = architecture->name;

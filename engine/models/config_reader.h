@@ -27,9 +27,13 @@ class ConfigReader {
   /// An integer in [min, max]; absent: `fallback`, or a fault when there is none.
   int64_t Int(std::string_view key, int64_t min, int64_t max,
               std::optional<int64_t> fallback = std::nullopt);
+  /// The same where null is a value of its own, "none": 0. Absent: `fallback`.
+  int64_t IntOrNull(std::string_view key, int64_t min, int64_t max, int64_t fallback);
   /// A finite number in (above, max].
   double Number(std::string_view key, double above, double max,
                 std::optional<double> fallback = std::nullopt);
+  /// As IntOrNull.
+  double NumberOrNull(std::string_view key, double above, double max, double fallback);
   bool Bool(std::string_view key, bool fallback);
   std::string String(std::string_view key, const std::string& fallback);
   /// Token ids: an integer or a list of them, each below `limit`; absent: empty.
@@ -38,10 +42,22 @@ class ConfigReader {
   std::string Architecture();
   /// dtype or torch_dtype.
   DType CheckpointDType();
+  /// layer_types: whether each of `layers` is "sliding_attention"; nullopt when absent.
+  std::optional<std::vector<bool>> SlidingLayers(int64_t layers);
   /// rope_parameters (transformers 5), or rope_theta and rope_scaling (4).
-  RopeSpec Rope(int64_t max_position_embeddings);
-  /// hidden_act.
-  Activation HiddenActivation();
+  struct RopeKeys {
+    double theta = 10000.0;                // when the config has none
+    const char* theta_key = "rope_theta";  // of transformers 4
+    const char* scaling = "rope_scaling";  // as well; nullptr: it is not of this rope
+    const char* layer_type = nullptr;      // its member of rope_parameters, if these are by layer
+  };
+  RopeSpec Rope(int64_t max_position_embeddings) {
+    return Rope(max_position_embeddings, RopeKeys());
+  }
+  RopeSpec Rope(int64_t max_position_embeddings, const RopeKeys& keys);
+  /// silu and its other name swish, or gelu_pytorch_tanh.
+  Activation HiddenActivation(std::string_view key = "hidden_act",
+                              const std::string& fallback = "silu");
 
   FaultList& faults();
   /// The faults so far as one status of `code`, "<source>: a; b".

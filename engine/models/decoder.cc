@@ -3,9 +3,19 @@
 #include <cmath>
 
 #include "engine/models/rope.h"
+#include "kernels/quant/float_types.h"
 #include "kernels/status.h"
 
 namespace quantd {
+namespace {
+
+float RoundedTo(DType dtype, float value) {
+  if (dtype == DType::kBF16) return static_cast<float>(BF16(value));
+  if (dtype == DType::kF16) return static_cast<float>(F16(value));
+  return value;
+}
+
+}  // namespace
 
 Decoder::Decoder(Backend& backend, DecoderSpec spec, LoadedWeights weights,
                  const DecoderOptions& options)
@@ -13,20 +23,47 @@ Decoder::Decoder(Backend& backend, DecoderSpec spec, LoadedWeights weights,
       spec_(std::move(spec)),
       weights_(std::move(weights)),
       options_(options),
-      attention_{static_cast<int32_t>(spec_.num_heads), static_cast<int32_t>(spec_.num_kv_heads),
-                 static_cast<int32_t>(spec_.head_dim),
-                 1.0f / std::sqrt(static_cast<float>(spec_.head_dim))} {
+      embedding_scale_(RoundedTo(options_.compute_dtype, spec_.embedding_scale)) {
   const size_t num_layers = static_cast<size_t>(spec_.num_layers);
-  QUANTD_CHECK(
-      weights_.groups.size() == 4 * num_layers && weights_.vectors.size() == 2 * num_layers + 1,
-      "{} groups and {} vectors for {} layers", weights_.groups.size(), weights_.vectors.size(),
-      num_layers);
+  const size_t layer_vectors = 2 + (spec_.branch_norms ? 2 : 0) + (spec_.qk_norm ? 2 : 0);
+  QUANTD_CHECK(weights_.groups.size() == 4 * num_layers &&
+                   weights_.vectors.size() == layer_vectors * num_layers + 1,
+               "{} groups and {} vectors for {} layers", weights_.groups.size(),
+               weights_.vectors.size(), num_layers);
+  size_t next = 0;
+  const auto vector = [&](bool has) {
+    return has ? weights_.vectors[next++].as<float>() : nullptr;
+  };
   for (size_t i = 0; i < num_layers; ++i) {
+    Layer& layer = layers_.emplace_back();
+    layer.input_norm = vector(true);
+    layer.attention_norm = vector(spec_.branch_norms);
+    layer.mlp_input_norm = vector(true);
+    layer.mlp_norm = vector(spec_.branch_norms);
+    layer.q_norm = vector(spec_.qk_norm);
+    layer.k_norm = vector(spec_.qk_norm);
     const LoadedGroup* groups = &weights_.groups[4 * i];
-    layers_.push_back({weights_.vectors[2 * i].as<float>(), weights_.vectors[2 * i + 1].as<float>(),
-                       groups, groups + 1, groups + 2, groups + 3});
+    layer.qkv = groups;
+    layer.o = groups + 1;
+    layer.gate_up = groups + 2;
+    layer.down = groups + 3;
+    layer.attention = AttentionOf(static_cast<int64_t>(i));
   }
-  final_norm_ = weights_.vectors.back().as<float>();
+  final_norm_ = vector(true);
+}
+
+AttentionSpec Decoder::AttentionOf(int64_t layer) const {
+  AttentionSpec attention;
+  attention.num_heads = static_cast<int32_t>(spec_.num_heads);
+  attention.num_kv_heads = static_cast<int32_t>(spec_.num_kv_heads);
+  attention.head_dim = static_cast<int32_t>(spec_.head_dim);
+  attention.scale = spec_.attention_scale > 0.0f
+                        ? spec_.attention_scale
+                        : 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  attention.window = spec_.window(layer);
+  attention.softcap = spec_.attention_softcap;
+  attention.rotary_dim = static_cast<int32_t>(spec_.rotary_dim());
+  return attention;
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend& backend, DecoderSpec spec,
@@ -50,11 +87,19 @@ absl::StatusOr<Tensor> Decoder::Activation(int64_t rows, int64_t cols) {
   return tensor;
 }
 
-absl::Status Decoder::Allocate() {
-  const std::vector<float> table = RopeTable(spec_.rope, spec_.head_dim, options_.max_positions);
-  ASSIGN_OR_RETURN(rope_, backend_.Allocate(table.size() * sizeof(float), MemoryComponent::kNorms));
-  backend_.Upload(table.data(), table.size() * sizeof(float), rope_.data());
+absl::StatusOr<Buffer> Decoder::MakeRope(const RopeSpec& rope) {
+  const std::vector<float> table = RopeTable(rope, spec_.rotary_dim(), options_.max_positions);
+  const size_t bytes = table.size() * sizeof(float);
+  ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(bytes, MemoryComponent::kNorms));
+  backend_.Upload(table.data(), bytes, buffer.data());
+  return buffer;
+}
 
+absl::Status Decoder::Allocate() {
+  ASSIGN_OR_RETURN(rope_, MakeRope(spec_.rope));
+  if (spec_.sliding_rope) {
+    ASSIGN_OR_RETURN(sliding_rope_, MakeRope(*spec_.sliding_rope));
+  }
   const int64_t rows = options_.max_rows;
   const int64_t heads = spec_.num_heads + 2 * spec_.num_kv_heads;
   ASSIGN_OR_RETURN(residual_, Activation(rows, spec_.hidden_size));
@@ -98,16 +143,27 @@ void Decoder::RunLayer(const Layer& layer, const Batch& batch, const KvLayer& ca
   const TensorView gated = gated_.view.Rows(0, rows);
 
   Apply(*layer.qkv, normed, qkv, observer);
-  const TensorView q = qkv.Cols(0, q_cols);
-  backend_.RopeAndStoreKv(q, qkv.Cols(q_cols, kv_cols), qkv.Cols(q_cols + kv_cols, kv_cols),
-                          rope_.as<float>(), attention_, batch.attention, cache);
-  backend_.Attention(q, attention_, batch.attention, cache, attended);
+  const TensorView q = qkv.Cols(0, q_cols), k = qkv.Cols(q_cols, kv_cols);
+  const AttentionSpec& attention = layer.attention;
+  if (spec_.qk_norm) {
+    backend_.NormHeads(q, k, layer.q_norm, layer.k_norm, spec_.norm_eps, attention);
+  }
+  const Buffer& rope = attention.window > 0 && spec_.sliding_rope ? sliding_rope_ : rope_;
+  backend_.RopeAndStoreKv(q, k, qkv.Cols(q_cols + kv_cols, kv_cols), rope.as<float>(), attention,
+                          batch.attention, cache);
+  backend_.Attention(q, attention, batch.attention, cache, attended);
   Apply(*layer.o, attended, branch, observer);
+  if (layer.attention_norm != nullptr) {
+    backend_.RmsNorm(branch, layer.attention_norm, spec_.norm_eps, branch);
+  }
 
-  backend_.AddRmsNorm(residual, branch, layer.post_norm, spec_.norm_eps, normed);
+  backend_.AddRmsNorm(residual, branch, layer.mlp_input_norm, spec_.norm_eps, normed);
   Apply(*layer.gate_up, normed, gate_up, observer);
   backend_.GatedActivation(gate_up, spec_.activation, gated);
   Apply(*layer.down, gated, branch, observer);
+  if (layer.mlp_norm != nullptr) {
+    backend_.RmsNorm(branch, layer.mlp_norm, spec_.norm_eps, branch);
+  }
 }
 
 // The last addition, the final norm and the head, only for the rows whose logits are wanted.
@@ -122,11 +178,12 @@ void Decoder::ComputeLogits(const Batch& batch, TensorView logits, const LinearO
   backend_.AddRmsNorm(residual, branch, final_norm_, spec_.norm_eps, normed);
   if (!weights_.head.empty()) {
     Apply(weights_.head, normed, logits, observer);
-    return;
+  } else {
+    const PackedWeight& head = *weights_.embedding.weight;  // tied
+    backend_.Linear(head, ActivationQuant{}, normed, nullptr, logits);
+    if (observer != nullptr) (*observer)(head, normed, logits);
   }
-  const PackedWeight& head = *weights_.embedding.weight;  // tied
-  backend_.Linear(head, ActivationQuant{}, normed, nullptr, logits);
-  if (observer != nullptr) (*observer)(head, normed, logits);
+  if (spec_.logit_softcap > 0.0f) backend_.SoftCap(logits, spec_.logit_softcap);
 }
 
 void Decoder::Forward(const Batch& batch, const KvCache& kv, TensorView logits,
@@ -143,7 +200,7 @@ void Decoder::Forward(const Batch& batch, const KvCache& kv, TensorView logits,
 
   const TensorView residual = residual_.view.Rows(0, rows);
   const TensorView normed = normed_.view.Rows(0, rows);
-  backend_.Embed(*weights_.embedding.weight, batch.token_ids, residual);
+  backend_.Embed(*weights_.embedding.weight, batch.token_ids, embedding_scale_, residual);
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (i == 0) {
       backend_.RmsNorm(residual, layers_[i].input_norm, spec_.norm_eps, normed);

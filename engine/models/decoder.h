@@ -1,9 +1,11 @@
 // Decoder: the one decoder stack, over Backend ops. Specs and weights come in; architecture names
 // do not.
 //
-// Layer: x += o(attention(rope(qkv(norm(x))))); x += down(silu(gate(norm(x))) * up(norm(x))). The
-// residual stream and all activations are in the compute dtype; logits are f32. Activations are
-// allocated once. Belongs to the engine thread.
+// Layer: x += n(o(attention(rope(n(qkv(norm(x))))))); x += n(down(act(gate(norm(x))) *
+// up(norm(x)))), where n is a norm that some models have: of the heads of q and k
+// (DecoderSpec::qk_norm), of what a branch adds to the stream (branch_norms). The residual stream
+// and all activations are in the compute dtype; logits are f32. Activations are allocated once.
+// Belongs to the engine thread.
 #pragma once
 
 #include <memory>
@@ -38,16 +40,23 @@ class Decoder : public Model {
 
  private:
   struct Layer {
-    const float* input_norm = nullptr;  // f32 [hidden]
-    const float* post_norm = nullptr;   // f32 [hidden], between attention and mlp
+    const float* input_norm = nullptr;      // f32 [hidden]
+    const float* attention_norm = nullptr;  // f32 [hidden] of the attention's output; may be null
+    const float* mlp_input_norm = nullptr;  // f32 [hidden]
+    const float* mlp_norm = nullptr;        // f32 [hidden] of the mlp's output; may be null
+    const float* q_norm = nullptr;          // f32 [head_dim]; may be null
+    const float* k_norm = nullptr;          // as q_norm
     const LoadedGroup* qkv = nullptr;
     const LoadedGroup* o = nullptr;
     const LoadedGroup* gate_up = nullptr;
     const LoadedGroup* down = nullptr;
+    AttentionSpec attention;
   };
 
   Decoder(Backend& backend, DecoderSpec spec, LoadedWeights weights, const DecoderOptions& options);
   absl::Status Allocate();
+  AttentionSpec AttentionOf(int64_t layer) const;
+  absl::StatusOr<Buffer> MakeRope(const RopeSpec& rope);
   absl::StatusOr<Tensor> Activation(int64_t rows, int64_t cols);
   void Apply(const LoadedGroup& group, TensorView x, TensorView y, const LinearObserver* observer);
   void RunLayer(const Layer& layer, const Batch& batch, const KvLayer& cache,
@@ -58,11 +67,12 @@ class Decoder : public Model {
   const DecoderSpec spec_;
   const LoadedWeights weights_;
   const DecoderOptions options_;
-  const AttentionSpec attention_;
+  float embedding_scale_ = 1.0f;
   std::vector<Layer> layers_;
   const float* final_norm_ = nullptr;
 
-  Buffer rope_;           // f32 [max_positions, head_dim]
+  Buffer rope_;           // f32 [max_positions, rotary_dim]
+  Buffer sliding_rope_;   // as well, of layers with a window; empty: the same
   Tensor residual_;       // [max_rows, hidden] the stream
   Tensor normed_;         // [max_rows, hidden]
   Tensor qkv_;            // [max_rows, (heads + 2 * kv_heads) * head_dim]

@@ -9,12 +9,12 @@
 
 namespace quantd {
 
-/// Frequencies of the head_dim / 2 pairs, in f32 as transformers computes them (ROPE_INIT_FUNCTIONS
-/// "default" and "llama3" of modeling_rope_utils.py).
-std::vector<float> RopeFrequencies(const RopeSpec& rope, int64_t head_dim);
+/// Frequencies of the rotary_dim / 2 pairs, in f32 as transformers computes them
+/// (ROPE_INIT_FUNCTIONS of modeling_rope_utils.py), for contexts of up to max_positions.
+std::vector<float> RopeFrequencies(const RopeSpec& rope, int64_t rotary_dim, int64_t max_positions);
 
-/// f32 [max_positions, head_dim]: for each position the cosines of all pairs, then the sines, of
-/// position * frequency (an f32 product).
-std::vector<float> RopeTable(const RopeSpec& rope, int64_t head_dim, int64_t max_positions);
+/// f32 [max_positions, rotary_dim]: for each position the cosines of all pairs, then the sines, of
+/// position * frequency (an f32 product), times rope.attention_factor.
+std::vector<float> RopeTable(const RopeSpec& rope, int64_t rotary_dim, int64_t max_positions);
 
 }  // namespace quantd

@@ -70,7 +70,7 @@ class Packer {
     for (const ExpectedVector& v : expected.vectors) {
       ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(static_cast<size_t>(v.size) * sizeof(float),
                                                         MemoryComponent::kNorms));
-      RETURN_IF_ERROR(UploadVector(v.tensor, v.size, 0, buffer));
+      RETURN_IF_ERROR(UploadVector(v.tensor, v.size, 0, v.offset, buffer));
       result_.resident_bytes += static_cast<int64_t>(buffer.bytes());
       result_.vectors.push_back(std::move(buffer));
       result_.parameters += v.size;
@@ -126,7 +126,7 @@ class Packer {
       if (!first.bias.empty()) {
         const RowSegment& segment = linear.weight->segments()[i];
         RETURN_IF_ERROR(
-            UploadVector(modules[i].bias, segment.rows, segment.first_row, linear.bias));
+            UploadVector(modules[i].bias, segment.rows, segment.first_row, 0.0f, linear.bias));
         result_.parameters += segment.rows;
       }
       for (const std::string& name : modules[i].sources)
@@ -167,8 +167,8 @@ class Packer {
     return matrix;
   }
 
-  // Rounds a stored vector to f32 and puts it at element `offset` of `buffer`.
-  absl::Status UploadVector(const std::string& tensor, int64_t size, int64_t offset,
+  // Rounds a stored vector to f32, adds `offset` and puts it at element `first` of `buffer`.
+  absl::Status UploadVector(const std::string& tensor, int64_t size, int64_t first, float offset,
                             const Buffer& buffer) {
     const SourceMatrix source = ViewOf(*checkpoint_.Find(tensor), 1, size);
     RETURN_IF_ERROR(CheckFinite(source.view, tensor));
@@ -183,8 +183,9 @@ class Packer {
           break;
         default: values[static_cast<size_t>(i)] = source.view.Row<float>(0)[i];
       }
+      values[static_cast<size_t>(i)] += offset;
     }
-    backend_.Upload(values.data(), values.size() * sizeof(float), buffer.as<float>() + offset);
+    backend_.Upload(values.data(), values.size() * sizeof(float), buffer.as<float>() + first);
     return absl::OkStatus();
   }
 

@@ -33,6 +33,7 @@ using ExpectedGroup = std::vector<ExpectedLinear>;
 struct ExpectedVector {
   std::string tensor;  // "model.norm.weight"
   int64_t size = 0;
+  float offset = 0.0f;  // added to every element, in f32
 };
 
 /// Everything a model reads. `groups` and `vectors` come back in the same order.

@@ -2,7 +2,8 @@
 //
 // Idea: online softmax (Milakov and Gimelshein, 2018) over tiles of kTile keys that start at
 // position 0, so that a row's result depends on its position only, never on how its sequence was
-// cut into steps. A tile's K and V are converted to f32 once and used by all query heads of the
+// cut into steps; with a window, the tiles before it are passed over and keys of the first masked.
+// A tile's K and V are converted to f32 once and used by all query heads of the
 // group; the scales of an int8 cache go to scores and weights, once a key. Mapping: one call is one
 // (row, KV head); the backend splits calls over threads. Bytes: K and V once a call, from L1/L2 for
 // the rows of one prompt. Bound: at decode memory, at prefill the dot products. The order of these
@@ -92,6 +93,16 @@ inline void Scores(const float* q, const float* tile, int64_t dim, int64_t count
   }
 }
 
+/// values[t] = cap * tanh(values[t] / cap) for all of a tile.
+inline void SoftCapTile(float cap, float* values) {
+  const D d;
+  const V caps = hn::Set(d, cap);
+  for (int64_t t = 0; t < kTile; t += kLanes) {
+    const V ratio = hn::Div(hn::LoadU(d, values + t), caps);
+    hn::StoreU(hn::Mul(caps, hn::Tanh(d, ratio)), d, values + t);
+  }
+}
+
 /// Folds a tile's scores into the running maximum and sum; scores become weights. Returns the
 /// factor for what was summed before.
 inline float FoldScores(float* scores, int64_t count, float* largest, float* total) {
@@ -164,13 +175,17 @@ void AttendHeads(const T* q, const AttentionSpec& spec, const KvLayer& cache, co
   for (int64_t g = 0; g < group; ++g) ConvertRow(q + g * head_dim, head_dim, queries + g * dim);
 
   constexpr bool kScaled = std::is_same_v<C, int8_t>;  // once a key: scores, and weights of V
-  for (int64_t first = 0; first < context; first += kTile) {
+  const int64_t seen = spec.window > 0 ? std::max<int64_t>(0, context - spec.window) : 0;
+  for (int64_t first = seen / kTile * kTile; first < context; first += kTile) {
     const int64_t count = std::min(kTile, context - first);
+    const int64_t hidden = std::max<int64_t>(0, seen - first);  // keys before the window
     LoadTile(static_cast<const C*>(cache.k), cache.k_scales, cache, table, kv_head, first, count,
              dim, tile, scales);
     for (int64_t g = 0; g < group; ++g) {
       Scores(queries + g * dim, tile, dim, count, spec.scale, scores + g * kTile);
       if (kScaled) MultiplyTile(scales, scores + g * kTile);
+      if (spec.softcap > 0.0f) SoftCapTile(spec.softcap, scores + g * kTile);
+      std::fill_n(scores + g * kTile, hidden, -std::numeric_limits<float>::infinity());
     }
     LoadTile(static_cast<const C*>(cache.v), cache.v_scales, cache, table, kv_head, first, count,
              dim, tile, scales);

@@ -71,7 +71,8 @@ class CpuBackend : public HostBackend {
     return absl::OkStatus();
   }
 
-  void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) override {
+  void Embed(const PackedWeight& table, std::span<const int32_t> ids, float scale,
+             TensorView out) override {
     CheckEmbed(table, ids, out);
     CheckIds(ids, table.n(), "ids");
     const auto& weight = static_cast<const CpuPackedWeight&>(table);
@@ -79,7 +80,7 @@ class CpuBackend : public HostBackend {
     ForRows(out.rows, out.cols, [&](int64_t row, int worker) {
       float* values = floats + worker * floats_stride_;
       weight.ReadRow(ids[static_cast<size_t>(row)], values);
-      elementwise_.from_floats(values, out.cols, out.dtype, RowOf(out, row));
+      elementwise_.from_floats(values, out.cols, scale, out.dtype, RowOf(out, row));
     });
   }
 
@@ -103,6 +104,21 @@ class CpuBackend : public HostBackend {
     linear_.Run(static_cast<const CpuPackedWeight&>(w), activation, x, bias, y);
   }
 
+  void NormHeads(TensorView q, TensorView k, const float* q_weight, const float* k_weight,
+                 float eps, const AttentionSpec& spec) override {
+    CheckNormHeads(q, k, q_weight, k_weight, spec);
+    ForRows(q.rows, q.cols + k.cols, [&](int64_t row, int) {
+      for (int64_t first = 0; first < q.cols; first += spec.head_dim) {
+        const TensorView head = q.Cols(first, spec.head_dim);
+        norm_.rms_norm(head, row, q_weight, eps, head);
+      }
+      for (int64_t first = 0; first < k.cols; first += spec.head_dim) {
+        const TensorView head = k.Cols(first, spec.head_dim);
+        norm_.rms_norm(head, row, k_weight, eps, head);
+      }
+    });
+  }
+
   void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
                       const AttentionSpec& spec, const AttentionBatch& batch,
                       const KvLayer& cache) override {
@@ -123,8 +139,10 @@ class CpuBackend : public HostBackend {
                         scratch + worker * scratch_stride_);
     };
     int64_t keys = 0;
-    for (int64_t row = 0; row < q.rows; ++row)
-      keys += batch.positions[static_cast<size_t>(row)] + 1;
+    for (int64_t row = 0; row < q.rows; ++row) {
+      const int64_t context = batch.positions[static_cast<size_t>(row)] + 1;
+      keys += spec.window > 0 ? std::min<int64_t>(context, spec.window) : context;
+    }
     const int64_t units = q.rows * spec.num_kv_heads;
     if (2 * keys * q.cols < kMinParallelAttention) {
       for (int64_t i = 0; i < units; ++i) unit(i, 0);
@@ -135,9 +153,14 @@ class CpuBackend : public HostBackend {
 
   void GatedActivation(TensorView gate_up, Activation activation, TensorView out) override {
     CheckGatedActivation(gate_up, out);
-    QUANTD_CHECK(activation == Activation::kSilu, "activation {}", static_cast<int>(activation));
     ForRows(out.rows, out.cols * 4,
-            [&](int64_t row, int) { elementwise_.gated_silu(gate_up, row, out); });
+            [&](int64_t row, int) { elementwise_.gated(gate_up, row, activation, out); });
+  }
+
+  void SoftCap(TensorView x, float cap) override {
+    CheckSoftCap(x, cap);
+    ForRows(x.rows, x.cols * 4,
+            [&](int64_t row, int) { elementwise_.soft_cap(x.Row<float>(row), x.cols, cap); });
   }
 
   void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) override {

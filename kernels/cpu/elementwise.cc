@@ -1,6 +1,6 @@
-// Gated activation, conversion from f32, and arg max of a row. One pass; bf16 moves 6 bytes an
-// output of the gated activation, whose bound is the exponential (some 20 operations a vector).
-// The order of these matters.
+// Gated activation, soft cap, conversion from f32, and arg max of a row. One pass; bf16 moves 6
+// bytes an output of the gated activation, whose bound is the exponential (some 20 operations a
+// vector). The order of these matters.
 // clang-format off
 #include "kernels/cpu/highway_targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -22,19 +22,32 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 namespace {
 
-/// gate / (1 + exp(-gate)) * up. Below -88 the true value is under 1e-36; the bound keeps exp
-/// finite.
-inline V GatedSiluLanes(V gate, V up) {
+struct Silu {
+  V operator()(V x) const { return x; }
+};
+/// sqrt(8 / pi) (x + 0.044715 x^3)
+struct GeluTanh {
+  V operator()(V x) const {
+    const D d;
+    const V cubic = hn::Mul(hn::Mul(hn::Set(d, 0.07135481627f), x), x);
+    return hn::Mul(x, hn::Add(cubic, hn::Set(d, 1.595769122f)));
+  }
+};
+
+/// gate / (1 + exp(-exponent(gate))) * up. Below -88 the true value is under 1e-36; the bound keeps
+/// exp finite.
+template <class Exponent>
+inline V GatedLanes(V gate, V up) {
   const D d;
-  const V e = hn::Exp(d, hn::Min(hn::Neg(gate), hn::Set(d, 88.0f)));
+  const V e = hn::Exp(d, hn::Min(hn::Neg(Exponent()(gate)), hn::Set(d, 88.0f)));
   return hn::Mul(hn::Div(gate, hn::Add(hn::Set(d, 1.0f), e)), up);
 }
 
-template <class T>
-void GatedSilu(const T* gate, const T* up, int64_t n, T* out) {
+template <class Exponent, class T>
+void Gated(const T* gate, const T* up, int64_t n, T* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    StoreLanes(GatedSiluLanes(LoadLanes(gate + i), LoadLanes(up + i)), out + i);
+    StoreLanes(GatedLanes<Exponent>(LoadLanes(gate + i), LoadLanes(up + i)), out + i);
   }
   if (i < n) {  // the same arithmetic on a padded copy
     T gates[kLanes] = {};
@@ -43,30 +56,47 @@ void GatedSilu(const T* gate, const T* up, int64_t n, T* out) {
       gates[j - i] = gate[j];
       ups[j - i] = up[j];
     }
-    StoreLanes(GatedSiluLanes(LoadLanes(gates), LoadLanes(ups)), gates);
+    StoreLanes(GatedLanes<Exponent>(LoadLanes(gates), LoadLanes(ups)), gates);
     for (int64_t j = i; j < n; ++j) out[j] = gates[j - i];
   }
 }
 
-void GatedSiluRow(const TensorView& gate_up, int64_t row, const TensorView& out) {
-  const int64_t n = out.cols;
+template <class T>
+void GatedOf(const T* x, int64_t n, Activation activation, T* out) {
+  if (activation == Activation::kGeluTanh) return Gated<GeluTanh>(x, x + n, n, out);
+  Gated<Silu>(x, x + n, n, out);
+}
+
+void GatedRow(const TensorView& gate_up, int64_t row, Activation activation,
+              const TensorView& out) {
   switch (out.dtype) {
-    case DType::kF32: {
-      const float* x = gate_up.Row<float>(row);
-      return GatedSilu(x, x + n, n, out.Row<float>(row));
-    }
-    case DType::kF16: {
-      const F16* x = gate_up.Row<F16>(row);
-      return GatedSilu(x, x + n, n, out.Row<F16>(row));
-    }
-    default: {
-      const BF16* x = gate_up.Row<BF16>(row);
-      return GatedSilu(x, x + n, n, out.Row<BF16>(row));
-    }
+    case DType::kF32:
+      return GatedOf(gate_up.Row<float>(row), out.cols, activation, out.Row<float>(row));
+    case DType::kF16:
+      return GatedOf(gate_up.Row<F16>(row), out.cols, activation, out.Row<F16>(row));
+    default: return GatedOf(gate_up.Row<BF16>(row), out.cols, activation, out.Row<BF16>(row));
   }
 }
 
-void FromFloats(const float* values, int64_t count, DType dtype, void* out) {
+void SoftCap(float* x, int64_t count, float cap) {
+  const D d;
+  const V caps = hn::Set(d, cap);
+  const auto lanes = [&](const float* from) HWY_ATTR {
+    return hn::Mul(caps, hn::Tanh(D(), hn::Div(LoadLanes(from), caps)));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) StoreLanes(lanes(x + i), x + i);
+  if (i == count) return;
+  float rest[kLanes] = {};  // the same arithmetic on a padded copy
+  std::copy(x + i, x + count, rest);
+  StoreLanes(lanes(rest), rest);
+  std::copy(rest, rest + (count - i), x + i);
+}
+
+void FromFloats(float* values, int64_t count, float scale, DType dtype, void* out) {
+  if (scale != 1.0f) {
+    for (int64_t i = 0; i < count; ++i) values[i] *= scale;
+  }
   switch (dtype) {
     case DType::kF32: return ConvertRow(values, count, static_cast<float*>(out));
     case DType::kF16: return ConvertRow(values, count, static_cast<F16*>(out));
@@ -97,7 +127,7 @@ int32_t ArgMax(const float* values, int64_t count) {
   return static_cast<int32_t>(i);
 }
 
-constexpr ElementwiseKernels kTable = {GatedSiluRow, FromFloats, ArgMax};
+constexpr ElementwiseKernels kTable = {GatedRow, SoftCap, FromFloats, ArgMax};
 
 }  // namespace
 #endif  // HWY_TARGET != HWY_SCALAR

@@ -44,6 +44,15 @@ HWY_INLINE void ForRotated(const From* from, int64_t half, const float* cosines,
   }
 }
 
+/// The same for elements first .. end as they are.
+template <class From, class Lanes, class One>
+HWY_INLINE void ForPlain(const From* from, int64_t first, int64_t end, const Lanes& lanes,
+                         const One& one) {
+  int64_t i = first;
+  for (; i + kLanes <= end; i += kLanes) lanes(i, LoadLanes(from + i));
+  for (; i < end; ++i) one(i, static_cast<float>(from[i]));
+}
+
 /// One head: to[i], to[i + half] = rotation of from[i], from[i + half]. from may be to.
 template <class From, class To>
 void RotateHead(const From* from, int64_t half, const float* cosines, const float* sines, To* to) {
@@ -80,34 +89,34 @@ HWY_INLINE void StoreCodes(const Each& each, int8_t* codes, float* to_scale) {
 }
 
 template <class T>
-void StoreRowAsInt8(const T* k, const T* v, const float* cosines, const KvLayer& cache,
-                    int32_t slot) {
+void StoreRowAsInt8(const T* k, const T* v, const float* cosines, int64_t half,
+                    const KvLayer& cache, int32_t slot) {
   const int64_t head_dim = cache.head_dim;
-  const int64_t half = head_dim / 2;
   for (int32_t h = 0; h < cache.num_kv_heads; ++h) {
     const int64_t to = cache.Row(slot / cache.block_size, h, slot % cache.block_size);
     const T* const key = k + h * head_dim;
     const T* const value = v + h * head_dim;
-    StoreCodes([&](const auto& lanes, const auto& one)
-                   HWY_ATTR { ForRotated(key, half, cosines, cosines + half, lanes, one); },
-               static_cast<int8_t*>(cache.k) + to * head_dim, cache.k_scales + to);
     StoreCodes(
         [&](const auto& lanes, const auto& one) HWY_ATTR {
-          int64_t i = 0;
-          for (; i + kLanes <= head_dim; i += kLanes) lanes(i, LoadLanes(value + i));
-          for (; i < head_dim; ++i) one(i, static_cast<float>(value[i]));
+          ForRotated(key, half, cosines, cosines + half, lanes, one);
+          ForPlain(key, 2 * half, head_dim, lanes, one);
         },
-        static_cast<int8_t*>(cache.v) + to * head_dim, cache.v_scales + to);
+        static_cast<int8_t*>(cache.k) + to * head_dim, cache.k_scales + to);
+    StoreCodes([&](const auto& lanes, const auto& one)
+                   HWY_ATTR { ForPlain(value, 0, head_dim, lanes, one); },
+               static_cast<int8_t*>(cache.v) + to * head_dim, cache.v_scales + to);
   }
 }
 
 template <class T, class C>
-void StoreRow(const T* k, const T* v, const float* cosines, const KvLayer& cache, int32_t slot) {
+void StoreRow(const T* k, const T* v, const float* cosines, int64_t half, const KvLayer& cache,
+              int32_t slot) {
   const int64_t head_dim = cache.head_dim;
-  const int64_t half = head_dim / 2;
   for (int32_t h = 0; h < cache.num_kv_heads; ++h) {
     const int64_t to = cache.Offset(slot / cache.block_size, h, slot % cache.block_size);
-    RotateHead(k + h * head_dim, half, cosines, cosines + half, static_cast<C*>(cache.k) + to);
+    C* const key = static_cast<C*>(cache.k) + to;
+    RotateHead(k + h * head_dim, half, cosines, cosines + half, key);
+    ConvertRow(k + h * head_dim + 2 * half, head_dim - 2 * half, key + 2 * half);
     ConvertRow(v + h * head_dim, head_dim, static_cast<C*>(cache.v) + to);
   }
 }
@@ -115,15 +124,15 @@ void StoreRow(const T* k, const T* v, const float* cosines, const KvLayer& cache
 template <class T>
 void RopeRow(T* q, const T* k, const T* v, const float* cosines, const AttentionSpec& spec,
              const KvLayer& cache, int32_t slot) {
-  const int64_t head_dim = spec.head_dim;
+  const int64_t head_dim = spec.head_dim, half = spec.rotated() / 2;
   for (int32_t h = 0; h < spec.num_heads; ++h) {
-    RotateHead(q + h * head_dim, head_dim / 2, cosines, cosines + head_dim / 2, q + h * head_dim);
+    RotateHead(q + h * head_dim, half, cosines, cosines + half, q + h * head_dim);
   }
   switch (cache.dtype) {
-    case DType::kF32: return StoreRow<T, float>(k, v, cosines, cache, slot);
-    case DType::kF16: return StoreRow<T, F16>(k, v, cosines, cache, slot);
-    case DType::kI8: return StoreRowAsInt8(k, v, cosines, cache, slot);
-    default: return StoreRow<T, BF16>(k, v, cosines, cache, slot);
+    case DType::kF32: return StoreRow<T, float>(k, v, cosines, half, cache, slot);
+    case DType::kF16: return StoreRow<T, F16>(k, v, cosines, half, cache, slot);
+    case DType::kI8: return StoreRowAsInt8(k, v, cosines, half, cache, slot);
+    default: return StoreRow<T, BF16>(k, v, cosines, half, cache, slot);
   }
 }
 
@@ -131,7 +140,7 @@ void RopeAndStore(const TensorView& q, const TensorView& k, const TensorView& v,
                   const float* cos_sin, const AttentionSpec& spec, const AttentionBatch& batch,
                   const KvLayer& cache) {
   const size_t r = static_cast<size_t>(row);
-  const float* cosines = cos_sin + static_cast<int64_t>(batch.positions[r]) * spec.head_dim;
+  const float* cosines = cos_sin + static_cast<int64_t>(batch.positions[r]) * spec.rotated();
   const int32_t slot = batch.slots[r];
   switch (q.dtype) {
     case DType::kF32:

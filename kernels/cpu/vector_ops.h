@@ -19,10 +19,13 @@ struct NormKernels {
 const NormKernels& NormKernelsFor(CpuIsa isa);
 
 struct ElementwiseKernels {
-  /// Row `row` of out = silu(gate) * up.
-  void (*gated_silu)(const TensorView& gate_up, int64_t row, const TensorView& out);
-  /// out[i] = values[i], rounded to `dtype`.
-  void (*from_floats)(const float* values, int64_t count, DType dtype, void* out);
+  /// Row `row` of out = activation(gate) * up.
+  void (*gated)(const TensorView& gate_up, int64_t row, Activation activation,
+                const TensorView& out);
+  /// x[i] = cap * tanh(x[i] / cap).
+  void (*soft_cap)(float* x, int64_t count, float cap);
+  /// out[i] = scale * values[i], rounded to `dtype`. `values` is written over.
+  void (*from_floats)(float* values, int64_t count, float scale, DType dtype, void* out);
   /// Lowest index of the largest value, NaN as -inf, +inf as the largest float; 0 when all are
   /// -inf: SampleRow's greedy choice.
   int32_t (*arg_max)(const float* values, int64_t count);

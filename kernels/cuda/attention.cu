@@ -138,7 +138,11 @@ void Attention(Matrix q, const AttentionShape& shape, const AttentionArrays& bat
   a.num_heads = shape.num_heads;
   a.num_kv_heads = shape.num_kv_heads;
   a.group = shape.num_heads / shape.num_kv_heads;
-  a.scale_log2 = shape.scale * 1.44269504088896340736f;
+  constexpr float kLog2E = 1.44269504088896340736f;
+  const bool capped = shape.softcap > 0.0f;
+  a.scale_log2 = (capped ? shape.softcap : shape.scale) * kLog2E;
+  a.cap_log2 = capped ? 2.0f * kLog2E * shape.scale / shape.softcap : 0.0f;
+  if (shape.window > 0) a.window = shape.window;
   if (!HasAttentionMma(shape.head_dim) || !Fits(shape.head_dim, cache, device) ||
       q.type == FloatType::kF32 || (cache.k_scales == nullptr && q.type != cache.type) ||
       !IsAligned16(cache.k) || !IsAligned16(cache.v)) {

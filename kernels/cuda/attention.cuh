@@ -3,12 +3,14 @@
 //
 // Scores are in units of log2: s = scale * log2(e) * q.k, so that exp is 2^x. Keys are folded in
 // tiles of 64 from position 0 by online softmax; 4 tiles are a chunk, which starts afresh; chunks
-// are merged in ascending order by MergeFactors. Which block or warp folds which chunk is then
-// free: one block for all of them (prompts), or one each, merged by the last to arrive (few rows
-// with long contexts). Every product that is added is an explicit fmaf, so that no two
-// instantiations contract differently.
+// are merged in ascending order by MergeFactors. A tile or chunk of which a row sees no key leaves
+// the row's state as it is, to the bit, so those before all windows of a block are passed over.
+// Which block or warp folds which chunk is then free: one block for all of them (prompts), or one
+// each, merged by the last to arrive (few rows with long contexts). Every product that is added is
+// an explicit fmaf, so that no two instantiations contract differently.
 #pragma once
 
+#include <climits>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +47,9 @@ struct AttentionArgs {
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t group = 0;             // query heads of a kv head
-  float scale_log2 = 0.0f;       // scale * log2(e), positive
+  float scale_log2 = 0.0f;       // scale * log2(e), positive; with a soft cap: softcap * log2(e)
+  float cap_log2 = 0.0f;         // 2 log2(e) scale / softcap; 0: no soft cap
+  int32_t window = INT_MAX;      // keys a row sees, its own the last of them
   int32_t tile_heads = 0;        // query heads in a tile: min(group, 16)
   int32_t head_tiles = 0;        // tiles that hold the heads of a group
   int32_t tile_tokens = 0;       // tokens in a tile
@@ -57,6 +61,17 @@ struct AttentionArgs {
   float2* partial_ml = nullptr;  // [token of a tile, head, chunk]: largest score, sum of weights
   int32_t* counters = nullptr;   // [tile, kv head and head tile]
 };
+
+/// The first key that a row at `position` sees.
+__device__ __forceinline__ int FirstKey(const AttentionArgs& a, int position) {
+  return max(position - a.window, -1) + 1;
+}
+
+/// tanh of half of x / log2(e), within 2^-21: what becomes of a score times cap_log2. The same
+/// operations wherever it is computed.
+__device__ __forceinline__ float CappedScore(float x) {
+  return fmaf(-2.0f, __fdividef(1.0f, 1.0f + Exp2(x)), 1.0f);
+}
 
 /// The state (m, l, o) of a row after the states of two disjoint sets of keys: both are scaled to
 /// the larger m, o = fmaf(o_part, add, o * keep), l alike.

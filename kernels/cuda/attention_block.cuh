@@ -71,6 +71,7 @@ class AttentionBlock {
   /// Rows [start, end) of one sequence against keys [first_chunk, end_chunk) x 256.
   __device__ __forceinline__ void Run(int start, int end, int first_chunk, int end_chunk) {
     const int last = a_.positions[end - 1];
+    const int first_key = FirstKey(a_, a_.positions[start]);
     int lowest = INT_MAX, highest = -1;
     for (int i = 0; i < 2; ++i) {
       const QueryRow row = RowOf(i, start, end);
@@ -87,7 +88,8 @@ class AttentionBlock {
     }
     const int32_t* const table =
         a_.block_tables + static_cast<int64_t>(a_.seq_of_row[start]) * a_.max_blocks;
-    const int first_tile = first_chunk * kChunkTiles;
+    // Behind tiles that no row sees.
+    const int first_tile = max(first_chunk * kChunkTiles, first_key / kTileKeys);
     const int end_tile = min(end_chunk * kChunkTiles, last / kTileKeys + 1);
     StartChunk();
     for (int i = 0; i < 2; ++i) {
@@ -100,33 +102,36 @@ class AttentionBlock {
 
     // The run before has read cache_rows_ for the last time before its last barrier, and is done
     // with K and V at the next.
-    FindCacheRows(table, first_chunk, last);
+    FindCacheRows(table, first_tile / kChunkTiles, last);
+    if (first_tile % kChunkTiles != 0) {  // the loop does it at a chunk's first tile
+      FindCacheRows(table, first_tile / kChunkTiles + 1, last);
+    }
     __syncthreads();
     FetchK(first_tile);
     FetchV(first_tile);
     CpAsyncCommit();
-    if (first_tile + 1 < end_tile) {
-      FetchK(first_tile + 1);
-      FetchV(first_tile + 1);
-    }
+    if (first_tile + 1 < end_tile) FetchK(first_tile + 1);
     CpAsyncCommit();
     for (int tile = first_tile; tile < end_tile; ++tile) {
-      // The latest group is K of the next tile (at first K and V): all before it are of this tile.
-      CpAsyncWait<1>();
+      CpAsyncWait<1>();  // the latest group is K of the next tile: all before it are of this tile
       __syncthreads();
-      if (tile > first_tile && tile + 1 < end_tile) FetchV(tile + 1);
+      if (tile + 1 < end_tile) FetchV(tile + 1);
       CpAsyncCommit();
       if (tile % kChunkTiles == 0 && tile / kChunkTiles + 1 < end_chunk) {
         FindCacheRows(table, tile / kChunkTiles + 1, last);
       }
-      const bool active = tile * kTileKeys <= highest;
+      const bool active =
+          tile * kTileKeys <= highest && tile * kTileKeys + kTileKeys - 1 >= FirstKey(a_, lowest);
       const int stage = tile % 2 * kTileKeys * Config::kStride;
       float s[Config::kScoreTiles][4];
       float largest[2];
       if (active) {
         Scores(k_ + stage, s);
         if constexpr (kInt8) ScaleScores(tile, s);
-        if (tile * kTileKeys + kTileKeys - 1 > lowest) Mask(tile * kTileKeys, s);
+        if (a_.cap_log2 != 0.0f) CapScores(s);
+        if (tile * kTileKeys + kTileKeys - 1 > lowest || tile * kTileKeys < FirstKey(a_, highest)) {
+          Mask(tile * kTileKeys, s);
+        }
         LargestScores(s, largest);
       }
       __syncthreads();  // K of this tile is read, the maxima of the tile's parts are there
@@ -371,13 +376,23 @@ class AttentionBlock {
     }
   }
 
+  __device__ __forceinline__ void CapScores(float (&s)[Config::kScoreTiles][4]) const {
+#pragma unroll
+    for (int n = 0; n < Config::kScoreTiles; ++n) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) s[n][c] = CappedScore(s[n][c] * a_.cap_log2);
+    }
+  }
+
+  /// Keys behind a row's own, or before its window.
   __device__ __forceinline__ void Mask(int first_key, float (&s)[Config::kScoreTiles][4]) const {
     const int first = first_key + part_ * Config::kScoreTiles * 8 + lane_ % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Config::kScoreTiles; ++n) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        if (first + n * 8 + c % 2 > last_key_[c / 2]) s[n][c] = -INFINITY;
+        const unsigned back = static_cast<unsigned>(last_key_[c / 2] - (first + n * 8 + c % 2));
+        if (back >= static_cast<unsigned>(a_.window)) s[n][c] = -INFINITY;
       }
     }
   }

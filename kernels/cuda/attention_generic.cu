@@ -45,15 +45,17 @@ __global__ void __launch_bounds__(kKeys) AttentionRow(const AttentionArgs a, int
   __syncthreads();
 
   float m = -INFINITY, l = 0.0f;
-  for (int first = 0; first <= position; first += kKeys) {
+  const int first_key = FirstKey(a, position);
+  for (int first = first_key / kKeys * kKeys; first <= position; first += kKeys) {
     const int count = min(kKeys, position + 1 - first);
     float score = -INFINITY;
-    if (thread < count) {
+    if (thread < count && first + thread >= first_key) {
       const int64_t at = cache_row(first + thread);
       const C* const k = static_cast<const C*>(a.k) + at * head_dim;
       float dot = 0.0f;
       for (int d = 0; d < head_dim; ++d) dot = fmaf(q[d], ToFloat(k[d]), dot);
       if constexpr (kInt8) dot *= a.k_scales[at];
+      if (a.cap_log2 != 0.0f) dot = CappedScore(dot * a.cap_log2);
       score = dot * a.scale_log2;
     }
     weights[thread] = score;

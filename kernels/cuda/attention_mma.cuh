@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(AttentionConfig<C, kDim, kParts, kTiles>::kThr
   // The last rows have the longest contexts: they begin first.
   const int index = static_cast<int>(kTiles > 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
   int first_row = index * block_tokens, end_row = min(first_row + block_tokens, a.rows);
-  int chunks = 0;  // of the tile
+  int chunks = 0, skipped = 0;  // of the tile, and those of them that no row sees
   if constexpr (kTiles == 1) {
     if (a.by_sequence) {
       first_row = SingleRowOf<Config::kThreads>(a, index);
@@ -33,10 +33,11 @@ __global__ void __launch_bounds__(AttentionConfig<C, kDim, kParts, kTiles>::kThr
     if (a.split) {
       const int row = min(first_row + static_cast<int>(threadIdx.x) % 32, end_row - 1);
       chunks = __reduce_max_sync(~0u, a.positions[row]) / kChunkKeys + 1;
-      if (static_cast<int>(blockIdx.z) >= chunks) return;
+      skipped = FirstKey(a, __reduce_min_sync(~0u, a.positions[row])) / kChunkKeys;
+      if (static_cast<int>(blockIdx.z) >= chunks || static_cast<int>(blockIdx.z) < skipped) return;
     }
   }
-  const bool to_workspace = chunks > 1;
+  const bool to_workspace = chunks - skipped > 1;
 
   AttentionBlock<T, C, kDim, kParts, kTiles> block(a, shared, first_row, end_row);
   for (int start = first_row, end; start < end_row; start = end) {
@@ -46,8 +47,10 @@ __global__ void __launch_bounds__(AttentionConfig<C, kDim, kParts, kTiles>::kThr
         (end == a.rows || a.seq_of_row[end] != seq)) {
       continue;
     }
-    int first_chunk = 0, end_chunk = a.positions[end - 1] / kChunkKeys + 1;
+    int first_chunk = FirstKey(a, a.positions[start]) / kChunkKeys;
+    int end_chunk = a.positions[end - 1] / kChunkKeys + 1;
     if (to_workspace) {
+      if (static_cast<int>(blockIdx.z) < first_chunk) continue;
       first_chunk = static_cast<int>(blockIdx.z);
       if (first_chunk >= end_chunk) continue;
       end_chunk = first_chunk + 1;
@@ -61,7 +64,8 @@ __global__ void __launch_bounds__(AttentionConfig<C, kDim, kParts, kTiles>::kThr
   }
   if constexpr (kTiles == 1) {
     if (to_workspace &&
-        ArriveLast(a.counters + static_cast<int64_t>(index) * gridDim.y + blockIdx.y, chunks)) {
+        ArriveLast(a.counters + static_cast<int64_t>(index) * gridDim.y + blockIdx.y,
+                   chunks - skipped)) {
       MergePartials<T, kDim, Config::kThreads>(a, first_row, end_row, index * a.tile_tokens);
     }
   }

@@ -73,10 +73,11 @@ __device__ __forceinline__ void MergePartials(const AttentionArgs& a, int first_
     const int64_t at = PartialIndex(a, first_token + token, global_head, 0);
     const float2* const ml = a.partial_ml + at;
     const float* const o = a.partial_o + at * kDim + column;
-    const int chunks = a.positions[first_row + token] / kChunkKeys + 1;
+    const int position = a.positions[first_row + token];
+    const int chunks = position / kChunkKeys + 1;
     float m = -INFINITY, l = 0.0f, sum[4] = {};
 #pragma unroll 4
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+    for (int chunk = FirstKey(a, position) / kChunkKeys; chunk < chunks; ++chunk) {
       const float2 part = ml[chunk];
       const float4 values =
           *reinterpret_cast<const float4*>(o + static_cast<int64_t>(chunk) * kDim);

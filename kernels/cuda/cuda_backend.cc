@@ -53,7 +53,8 @@ Matrix ToMatrix(const TensorView& x) {
 }
 
 AttentionShape ToShape(const AttentionSpec& spec) {
-  return {spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.scale};
+  return {spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.scale,
+          spec.window,    spec.softcap,      spec.rotated()};
 }
 
 AttentionArrays ToArrays(const AttentionBatch& batch) {
@@ -186,10 +187,11 @@ class CudaBackend final : public Backend {
 
   // ---- ops
 
-  void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) override {
+  void Embed(const PackedWeight& table, std::span<const int32_t> ids, float scale,
+             TensorView out) override {
     CheckEmbed(table, ids, out);
     if (out.rows == 0) return;
-    QUANTD_CUDA_NS::Embed(Packed(table).view(), ids.data(), ToMatrix(out), context_.stream);
+    QUANTD_CUDA_NS::Embed(Packed(table).view(), ids.data(), scale, ToMatrix(out), context_.stream);
   }
 
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override {
@@ -211,6 +213,14 @@ class CudaBackend final : public Backend {
     CheckLinear(w, activation, x, y);
     if (x.rows == 0) return;
     linear_->Run(Packed(w).view(), activation, ToMatrix(x), bias, ToMatrix(y));
+  }
+
+  void NormHeads(TensorView q, TensorView k, const float* q_weight, const float* k_weight,
+                 float eps, const AttentionSpec& spec) override {
+    CheckNormHeads(q, k, q_weight, k_weight, spec);
+    if (q.rows == 0) return;
+    QUANTD_CUDA_NS::NormHeads(ToMatrix(q), ToMatrix(k), q_weight, k_weight, eps, ToShape(spec),
+                              context_.stream);
   }
 
   void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
@@ -239,9 +249,15 @@ class CudaBackend final : public Backend {
 
   void GatedActivation(TensorView gate_up, Activation activation, TensorView out) override {
     CheckGatedActivation(gate_up, out);
-    QUANTD_CHECK(activation == Activation::kSilu, "activation {}", static_cast<int>(activation));
     if (out.rows == 0) return;
-    GatedSilu(ToMatrix(gate_up), ToMatrix(out), context_.stream);
+    QUANTD_CUDA_NS::GatedActivation(ToMatrix(gate_up), activation == Activation::kGeluTanh,
+                                    ToMatrix(out), context_.stream);
+  }
+
+  void SoftCap(TensorView x, float cap) override {
+    CheckSoftCap(x, cap);
+    if (x.rows == 0) return;
+    QUANTD_CUDA_NS::SoftCap(ToMatrix(x), cap, context_.stream);
   }
 
   void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) override {

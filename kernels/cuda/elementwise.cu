@@ -1,5 +1,5 @@
-// Ops that move or combine rows element by element: embedding, gather, gated SiLU, bias, token
-// feedback.
+// Ops that move or combine rows element by element: embedding, gather, gated activation, soft cap,
+// bias, token feedback.
 //
 // Idea: one pass, nothing shared. Mapping: blockIdx.x is a row, blockIdx.y a chunk of 256 groups of
 // its columns, a thread owns one group: eight columns by 16-byte accesses, or one column where a
@@ -7,8 +7,9 @@
 // divided.
 //
 // Bytes moved an element (16-bit types): embed and gathers 4 (plus 4 a
-// column from L2 where columns are gathered), gated SiLU 6, bias 4 plus 4 of bias
-// per column from L2. All are bound by memory for large row counts and by launch latency in decode.
+// column from L2 where columns are gathered), gated activation 6, bias 4 plus 4 of bias
+// per column from L2; soft cap 8 (f32). All are bound by memory for large row counts and by launch
+// latency in decode.
 //
 // Rounding: f32 inside, one rounding on store; moves without change of type are bit for bit.
 #include <cmath>
@@ -31,7 +32,8 @@ struct RowSource {
 
 template <typename From, typename To, int W>
 __global__ void __launch_bounds__(kThreads)
-    CopyRowsKernel(RowSource source, const int32_t* ids, To* out, int64_t out_stride, int cols) {
+    CopyRowsKernel(RowSource source, const int32_t* ids, float scale, To* out, int64_t out_stride,
+                   int cols) {
   const int col = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * W;
   if (col >= cols) return;
   int32_t id = ids[blockIdx.x];
@@ -48,12 +50,13 @@ __global__ void __launch_bounds__(kThreads)
   const From* const from = static_cast<const From*>(data) + id * source.stride + col;
   To* const to = out + static_cast<int64_t>(blockIdx.x) * out_stride + col;
   if constexpr (std::is_same_v<From, To>) {
-    Copy<W>(from, to);
-  } else {
-    float v[W];
-    Load<W>(from, v);
-    Store<W>(to, v);
+    if (scale == 1.0f) return Copy<W>(from, to);
   }
+  float v[W];
+  Load<W>(from, v);
+#pragma unroll
+  for (int i = 0; i < W; ++i) v[i] *= scale;
+  Store<W>(to, v);
 }
 
 /// Bits only: T is an unsigned integer.
@@ -67,11 +70,13 @@ __global__ void __launch_bounds__(kThreads)
       x[static_cast<int64_t>(blockIdx.x) * stride + columns[col]];
 }
 
-/// silu(g) = g / (1 + exp(-g)): exp overflows to infinity below -88, which gives the zero it
-/// should. expf and the division are the accurate ones; the kernel waits for memory anyway.
+/// silu(g) = g / (1 + exp(-g)), and GELU's tanh approximation the same with a cubic of g: exp
+/// overflows to infinity below -88, which gives the zero it should. expf and the division are the
+/// accurate ones; the kernel waits for memory anyway.
 template <typename T, int W>
 __global__ void __launch_bounds__(kThreads)
-    GatedSiluKernel(const T* gate_up, int64_t stride, T* out, int64_t out_stride, int cols) {
+    GatedActivationKernel(const T* gate_up, int64_t stride, bool gelu_tanh, T* out,
+                          int64_t out_stride, int cols) {
   const int col = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * W;
   if (col >= cols) return;
   const T* const gates = gate_up + static_cast<int64_t>(blockIdx.x) * stride + col;
@@ -79,8 +84,21 @@ __global__ void __launch_bounds__(kThreads)
   Load<W>(gates, gate);
   Load<W>(gates + cols, up);
 #pragma unroll
-  for (int i = 0; i < W; ++i) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+  for (int i = 0; i < W; ++i) {
+    const float g = gate[i];
+    // sqrt(8 / pi) (g + 0.044715 g^3)
+    const float exponent = gelu_tanh ? g * fmaf(0.07135481627f * g, g, 1.595769122f) : g;
+    gate[i] = g / (1.0f + expf(-exponent)) * up[i];
+  }
   Store<W>(out + static_cast<int64_t>(blockIdx.x) * out_stride + col, gate);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    SoftCapKernel(float* x, int64_t stride, float cap, int cols) {
+  const int col = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (col >= cols) return;
+  float* const p = x + static_cast<int64_t>(blockIdx.x) * stride + col;
+  *p = cap * tanhf(*p / cap);
 }
 
 template <typename T, int W>
@@ -116,7 +134,7 @@ Grid GridOf(int rows, int cols, int width) {
           dim3(static_cast<unsigned>(threads))};
 }
 
-void CopyRows(const RowSource& source, FloatType type, bool wide, const int32_t* ids,
+void CopyRows(const RowSource& source, FloatType type, bool wide, const int32_t* ids, float scale,
               const Matrix& out, Stream stream) {
   WithType(type, [&](auto from) {
     WithType(out.type, [&](auto to) {
@@ -126,7 +144,7 @@ void CopyRows(const RowSource& source, FloatType type, bool wide, const int32_t*
         constexpr int kWidth = decltype(width)::value;
         const Grid grid = GridOf(out.rows, out.cols, kWidth);
         LAUNCH((CopyRowsKernel<From, To, kWidth>), grid.blocks, grid.threads, 0, stream, source,
-               ids, static_cast<To*>(out.data), out.stride, out.cols);
+               ids, scale, static_cast<To*>(out.data), out.stride, out.cols);
       });
     });
   });
@@ -140,7 +158,7 @@ FloatType TypeOf(Codec plain) {
 
 }  // namespace
 
-void Embed(const WeightView& table, const int32_t* ids, Matrix out, Stream stream) {
+void Embed(const WeightView& table, const int32_t* ids, float scale, Matrix out, Stream stream) {
   if (out.rows == 0) return;
   const FloatType type = TypeOf(table.codec);
   RowSource source;
@@ -152,7 +170,7 @@ void Embed(const WeightView& table, const int32_t* ids, Matrix out, Stream strea
     source.first_row[s] = table.segments[s].first_row;
     wide = wide && IsAligned16(source.data[s]);
   }
-  CopyRows(source, type, wide, ids, out, stream);
+  CopyRows(source, type, wide, ids, scale, out, stream);
 }
 
 void GatherRows(Matrix x, const int32_t* rows, Matrix out, Stream stream) {
@@ -161,7 +179,7 @@ void GatherRows(Matrix x, const int32_t* rows, Matrix out, Stream stream) {
   source.data[0] = x.data;
   source.num_segments = 1;
   source.stride = x.stride;
-  CopyRows(source, x.type, IsWide(x) && IsWide(out), rows, out, stream);
+  CopyRows(source, x.type, IsWide(x) && IsWide(out), rows, 1.0f, out, stream);
 }
 
 void GatherColumns(Matrix x, const int32_t* columns, Matrix out, Stream stream) {
@@ -178,18 +196,25 @@ void GatherColumns(Matrix x, const int32_t* columns, Matrix out, Stream stream) 
   }
 }
 
-void GatedSilu(Matrix gate_up, Matrix out, Stream stream) {
+void GatedActivation(Matrix gate_up, bool gelu_tanh, Matrix out, Stream stream) {
   if (out.rows == 0) return;
   WithType(out.type, [&](auto type) {
     WithWidth(IsWide(gate_up) && IsWide(out), [&](auto width) {
       using T = typename decltype(type)::Type;
       constexpr int kWidth = decltype(width)::value;
       const Grid grid = GridOf(out.rows, out.cols, kWidth);
-      LAUNCH((GatedSiluKernel<T, kWidth>), grid.blocks, grid.threads, 0, stream,
-             static_cast<const T*>(gate_up.data), gate_up.stride, static_cast<T*>(out.data),
-             out.stride, out.cols);
+      LAUNCH((GatedActivationKernel<T, kWidth>), grid.blocks, grid.threads, 0, stream,
+             static_cast<const T*>(gate_up.data), gate_up.stride, gelu_tanh,
+             static_cast<T*>(out.data), out.stride, out.cols);
     });
   });
+}
+
+void SoftCap(Matrix x, float cap, Stream stream) {
+  if (x.rows == 0) return;
+  const Grid grid = GridOf(x.rows, x.cols, 1);
+  LAUNCH(SoftCapKernel, grid.blocks, grid.threads, 0, stream, static_cast<float*>(x.data), x.stride,
+         cap, x.cols);
 }
 
 void AddBias(Matrix y, const float* bias, Stream stream) {

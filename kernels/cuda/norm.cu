@@ -1,4 +1,5 @@
-// RMS norms (Zhang and Sennrich, 2019), alone and fused with the addition to the residual.
+// RMS norms (Zhang and Sennrich, 2019): of rows, alone and fused with the addition to the residual,
+// and of the heads of q and k (NormHeadsKernel, which has its own mapping).
 //
 // Idea: a row is read once, held in registers as f32, summed, scaled and stored.
 // Mapping: one block a row; thread t owns the groups t, t + blockDim, ... of eight columns. Thread
@@ -7,8 +8,9 @@
 // values only: not on the batch, and not on alignment, since the narrow kernel adds in the same
 // order.
 //
-// Bytes moved an element (16-bit types): RmsNorm 4, AddRmsNorm 8; the f32 weight comes from L2.
-// Bound: memory bandwidth in prefill, the latency of one block (two loads, one barrier) in decode.
+// Bytes moved an element (16-bit types): RmsNorm 4, AddRmsNorm 8, NormHeads 4; the f32 weight comes
+// from L2. Bound: memory bandwidth in prefill, the latency of one block (two loads, one barrier) in
+// decode.
 //
 // Rounding: the sum of squares and the scaling are f32 with one rounding on store; AddRmsNorm
 // rounds the sum, stores it, and norms what it stored.
@@ -22,6 +24,7 @@ namespace quantd::QUANTD_CUDA_NS {
 namespace {
 
 constexpr int kMaxThreads = 512;
+constexpr int kHeadThreads = 256;  // of NormHeadsKernel: eight heads
 
 /// Arrays of one call. `residual` is unused by RmsNorm. out may be x or residual.
 template <typename T>
@@ -105,6 +108,41 @@ __global__ void __launch_bounds__(kMaxThreads) NarrowNormKernel(NormArgs<T> a) {
   }
 }
 
+/// Heads of q, then of k, of one call of NormHeads.
+template <typename T>
+struct HeadNormArgs {
+  T* q;
+  T* k;
+  int64_t q_stride, k_stride;
+  const float* q_weight;
+  const float* k_weight;
+  float eps;
+  int num_heads, num_kv_heads, head_dim;
+};
+
+/// A warp a head, a lane every 32nd element, read again from L1 for the second pass. The sum goes
+/// over a lane's elements ascending, then over lanes in a fixed tree.
+template <typename T>
+__global__ void __launch_bounds__(kHeadThreads) NormHeadsKernel(HeadNormArgs<T> a) {
+  const int64_t row = blockIdx.x;
+  const int warp = static_cast<int>(blockIdx.y * kHeadThreads + threadIdx.x) / kWarp;
+  if (warp >= a.num_heads + a.num_kv_heads) return;
+  const bool is_query = warp < a.num_heads;
+  T* const x = is_query ? a.q + row * a.q_stride + warp * a.head_dim
+                        : a.k + row * a.k_stride + (warp - a.num_heads) * a.head_dim;
+  const float* const weight = is_query ? a.q_weight : a.k_weight;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float sum = 0.0f;
+  for (int i = lane; i < a.head_dim; i += kWarp) {
+    const float v = ToFloat(x[i]);
+    sum = fmaf(v, v, sum);
+  }
+  const float inverse = 1.0f / sqrtf(WarpSum(sum) / static_cast<float>(a.head_dim) + a.eps);
+  for (int i = lane; i < a.head_dim; i += kWarp) {
+    x[i] = FromFloat<T>(ToFloat(x[i]) * inverse * weight[i]);
+  }
+}
+
 template <typename T, bool kAdd>
 void LaunchNorm(const NormArgs<T>& args, int rows, bool wide, Stream stream) {
   // As few groups a thread as kMaxThreads allow, then no more threads than those groups need.
@@ -132,6 +170,28 @@ void RmsNorm(Matrix x, const float* weight, float eps, Matrix out, Stream stream
     const NormArgs<T> args{static_cast<const T*>(x.data), x.stride,   nullptr, 0, weight, eps,
                            static_cast<T*>(out.data),     out.stride, x.cols};
     LaunchNorm<T, false>(args, x.rows, IsWide(x) && IsWide(out) && IsAligned16(weight), stream);
+  });
+}
+
+void NormHeads(Matrix q, Matrix k, const float* q_weight, const float* k_weight, float eps,
+               const AttentionShape& shape, Stream stream) {
+  if (q.rows == 0) return;
+  const int threads = (shape.num_heads + shape.num_kv_heads) * kWarp;
+  const dim3 grid(static_cast<unsigned>(q.rows),
+                  static_cast<unsigned>(CeilDiv(threads, kHeadThreads)));
+  WithType(q.type, [&](auto type) {
+    using T = typename decltype(type)::Type;
+    const HeadNormArgs<T> args{static_cast<T*>(q.data),
+                               static_cast<T*>(k.data),
+                               q.stride,
+                               k.stride,
+                               q_weight,
+                               k_weight,
+                               eps,
+                               shape.num_heads,
+                               shape.num_kv_heads,
+                               shape.head_dim};
+    LAUNCH((NormHeadsKernel<T>), grid, dim3(kHeadThreads), 0, stream, args);
   });
 }
 

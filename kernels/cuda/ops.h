@@ -30,6 +30,9 @@ struct AttentionShape {
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
   float scale = 0.0f;
+  int32_t window = 0;      // 0: none
+  float softcap = 0.0f;    // 0: none
+  int32_t rotary_dim = 0;  // 0: head_dim
 };
 
 /// AttentionBatch of backend.h.
@@ -72,11 +75,17 @@ struct DeviceLimits {
 
 // ---- elementwise.cu, norm.cu, rope.cu ----
 /// `table` plain row-major [vocab, hidden].
-void Embed(const WeightView& table, const int32_t* ids, Matrix out, Stream stream);
+void Embed(const WeightView& table, const int32_t* ids, float scale, Matrix out, Stream stream);
 void RmsNorm(Matrix x, const float* weight, float eps, Matrix out, Stream stream);
 void AddRmsNorm(Matrix residual, Matrix x, const float* weight, float eps, Matrix out,
                 Stream stream);
-void GatedSilu(Matrix gate_up, Matrix out, Stream stream);
+/// `gelu_tanh`: Activation::kGeluTanh of backend.h, else kSilu.
+void GatedActivation(Matrix gate_up, bool gelu_tanh, Matrix out, Stream stream);
+/// x f32, in place.
+void SoftCap(Matrix x, float cap, Stream stream);
+/// q and k in place, a head of `shape` at a time.
+void NormHeads(Matrix q, Matrix k, const float* q_weight, const float* k_weight, float eps,
+               const AttentionShape& shape, Stream stream);
 void GatherRows(Matrix x, const int32_t* rows, Matrix out, Stream stream);
 /// out[:, c] = x[:, columns[c]]; x and out of one type.
 void GatherColumns(Matrix x, const int32_t* columns, Matrix out, Stream stream);

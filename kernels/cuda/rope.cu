@@ -2,10 +2,10 @@
 // and V into the paged cache.
 //
 // Idea: every element is read once and written once; q in place, k and v only to the cache.
-// Mapping: blockIdx.x is a row; its work items are, in this order, the groups of pairs (i, i + d/2)
-// of the q heads, those of the k heads, and the groups of the v heads; blockIdx.y and the thread
-// number an item. A group is eight columns by 16-byte accesses where head_dim and the views allow,
-// else one.
+// Elements behind rotary_dim are pairs too, which stay as they are. Mapping: blockIdx.x is a row;
+// its work items are, in this order, the groups of pairs (i, i + d/2) of the q heads, those of the
+// k heads, and the groups of the v heads; blockIdx.y and the thread number an item. A group is
+// eight columns by 16-byte accesses where head_dim and the views allow, else one.
 //
 // Bytes moved an element (16-bit types): 4, and the row's cosines and sines from L1. Bound: memory
 // bandwidth in prefill, launch latency in decode.
@@ -36,17 +36,35 @@ struct RopeArgs {
   C* cache_k;
   C* cache_v;
   int num_heads, num_kv_heads, head_dim, block_size;
+  unsigned rotated;  // elements of a head that are, even
 };
 
-/// The rotated elements from `from` and `from + half`; `table`: their cosines, sines at + half.
+/// Where the two groups of the `col`-th columns of d / 2 lie in a head.
+struct Pair {
+  unsigned low, high;
+  bool rotated;
+};
+__device__ __forceinline__ Pair PairAt(unsigned col, unsigned d, unsigned rotated) {
+  const unsigned half = rotated / 2;
+  if (col < half) return {col, col + half, true};
+  return {col + half, col + d / 2, false};
+}
+
+/// The elements of pair `p` of the head at `from`, rotated if they are to be; `table`: the cosines
+/// of its position, sines behind.
 template <int W, typename T>
-__device__ __forceinline__ void Rotate(const T* from, const float* table, unsigned half,
+__device__ __forceinline__ void Rotate(const T* from, const float* table, const Pair& p,
                                        float (&low)[W], float (&high)[W]) {
   float c[W], s[W], x[W], y[W];
-  Load<W>(table, c);
-  Load<W>(table + half, s);
-  Load<W>(from, x);
-  Load<W>(from + half, y);
+  Load<W>(from + p.low, x);
+  Load<W>(from + p.high, y);
+  if (!p.rotated) {
+#pragma unroll
+    for (int i = 0; i < W; ++i) low[i] = x[i], high[i] = y[i];
+    return;
+  }
+  Load<W>(table + p.low, c);
+  Load<W>(table + p.high, s);  // half behind
 #pragma unroll
   for (int i = 0; i < W; ++i) {
     low[i] = x[i] * c[i] - y[i] * s[i];
@@ -57,8 +75,8 @@ __device__ __forceinline__ void Rotate(const T* from, const float* table, unsign
 template <typename T, typename C, int W>
 __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(RopeArgs<T, C> a) {
   const int64_t row = blockIdx.x;
-  const unsigned d = static_cast<unsigned>(a.head_dim), half = d / 2;
-  const unsigned pairs = half / W, values = d / W;  // groups in a head
+  const unsigned d = static_cast<unsigned>(a.head_dim);
+  const unsigned pairs = d / 2 / W, values = d / W;  // groups in a head
   const unsigned rotated = static_cast<unsigned>(a.num_heads + a.num_kv_heads) * pairs;
   const unsigned item = blockIdx.y * blockDim.x + threadIdx.x;
   if (item >= rotated + static_cast<unsigned>(a.num_kv_heads) * values) return;
@@ -77,27 +95,27 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(RopeArgs<T, C> 
     const int block = slot / a.block_size;
     to = ((static_cast<int64_t>(block) * a.num_kv_heads + head) * a.block_size +
           (slot - block * a.block_size)) *
-             d +
-         col;
+         d;
   }
   if (is_value) {
     float v[W];
     Load<W>(a.v + row * a.v_stride + head * d + col, v);
-    Store<W>(a.cache_v + to, v);
+    Store<W>(a.cache_v + to + col, v);
     return;
   }
 
-  const float* const table = a.cos_sin + static_cast<int64_t>(a.positions[row]) * d + col;
-  T* const q = a.q + row * a.q_stride + head * d + col;
-  const T* const from = is_query ? q : a.k + row * a.k_stride + head * d + col;
+  const float* const table = a.cos_sin + static_cast<int64_t>(a.positions[row]) * a.rotated;
+  const Pair pair = PairAt(col, d, a.rotated);
+  T* const q = a.q + row * a.q_stride + head * d;
+  const T* const from = is_query ? q : a.k + row * a.k_stride + head * d;
   float low[W], high[W];
-  Rotate<W>(from, table, half, low, high);
+  Rotate<W>(from, table, pair, low, high);
   if (is_query) {
-    Store<W>(q, low);
-    Store<W>(q + half, high);
+    Store<W>(q + pair.low, low);
+    Store<W>(q + pair.high, high);
   } else {
-    Store<W>(a.cache_k + to, low);
-    Store<W>(a.cache_k + to + half, high);
+    Store<W>(a.cache_k + to + pair.low, low);
+    Store<W>(a.cache_k + to + pair.high, high);
   }
 }
 
@@ -111,8 +129,10 @@ struct RopeInt8Args {
 
 /// Element `i` of a k head after rotation: the same bits as on the host.
 template <typename T>
-__device__ __forceinline__ float RotatedElement(const T* from, const float* table, unsigned half,
+__device__ __forceinline__ float RotatedElement(const T* from, const float* table, unsigned rotated,
                                                 unsigned i) {
+  if (i >= rotated) return ToFloat(from[i]);
+  const unsigned half = rotated / 2;
   const bool is_low = i < half;
   const unsigned pair = is_low ? i : i - half;
   const float cosine = table[pair], sine = table[pair + half];
@@ -125,17 +145,18 @@ template <typename T, int W>
 __global__ void __launch_bounds__(kThreads) RopeAndStoreInt8KvKernel(RopeInt8Args<T> args) {
   const RopeArgs<T, int8_t>& a = args.rope;
   const int64_t row = blockIdx.x;
-  const unsigned d = static_cast<unsigned>(a.head_dim), half = d / 2;
-  const float* const table = a.cos_sin + static_cast<int64_t>(a.positions[row]) * d;
+  const unsigned d = static_cast<unsigned>(a.head_dim);
+  const float* const table = a.cos_sin + static_cast<int64_t>(a.positions[row]) * a.rotated;
   if (blockIdx.y < args.query_blocks) {
-    const unsigned item = blockIdx.y * blockDim.x + threadIdx.x, pairs = half / W;
+    const unsigned item = blockIdx.y * blockDim.x + threadIdx.x, pairs = d / 2 / W;
     if (item >= static_cast<unsigned>(a.num_heads) * pairs) return;
     const unsigned head = item / pairs, col = (item - head * pairs) * W;
-    T* const q = a.q + row * a.q_stride + head * d + col;
+    T* const q = a.q + row * a.q_stride + head * d;
+    const Pair pair = PairAt(col, d, a.rotated);
     float low[W], high[W];
-    Rotate<W>(q, table + col, half, low, high);
-    Store<W>(q, low);
-    Store<W>(q + half, high);
+    Rotate<W>(q, table, pair, low, high);
+    Store<W>(q + pair.low, low);
+    Store<W>(q + pair.high, high);
     return;
   }
   const unsigned kv_heads = static_cast<unsigned>(a.num_kv_heads);
@@ -147,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreInt8KvKernel(RopeInt8Arg
   const T* const from =
       is_key ? a.k + row * a.k_stride + head * d : a.v + row * a.v_stride + head * d;
   const auto value = [&](unsigned i) {
-    return is_key ? RotatedElement(from, table, half, i) : ToFloat(from[i]);
+    return is_key ? RotatedElement(from, table, a.rotated, i) : ToFloat(from[i]);
   };
   uint32_t largest = 0;
   for (unsigned i = lane; i < d; i += 32) largest = max(largest, KvMagnitude(value(i)));
@@ -158,6 +179,14 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreInt8KvKernel(RopeInt8Arg
   int8_t* const codes = (is_key ? a.cache_k : a.cache_v) + to * d;
   for (unsigned i = lane; i < d; i += 32) codes[i] = KvCode(value(i), scale);
   if (lane == 0) (is_key ? args.k_scales : args.v_scales)[to] = scale.scale;
+}
+
+int RotatedOf(const AttentionShape& shape) {
+  return shape.rotary_dim > 0 ? shape.rotary_dim : shape.head_dim;
+}
+/// True when groups of eight columns are halves of pairs, or stay, as a whole.
+bool HasWideGroups(const AttentionShape& shape) {
+  return shape.head_dim % (2 * kGroup) == 0 && RotatedOf(shape) % (2 * kGroup) == 0;
 }
 
 template <typename T, typename C>
@@ -178,13 +207,14 @@ RopeArgs<T, C> ArgsOf(Matrix q, Matrix k, Matrix v, const float* cos_sin,
           shape.num_heads,
           shape.num_kv_heads,
           shape.head_dim,
-          cache.block_size};
+          cache.block_size,
+          static_cast<unsigned>(RotatedOf(shape))};
 }
 
 void RopeAndStoreInt8Kv(Matrix q, Matrix k, Matrix v, const float* cos_sin,
                         const AttentionShape& shape, const AttentionArrays& batch,
                         const KvArrays& cache, Stream stream) {
-  const bool wide = IsWide(q) && IsAligned16(cos_sin) && shape.head_dim % (2 * kGroup) == 0;
+  const bool wide = IsWide(q) && IsAligned16(cos_sin) && HasWideGroups(shape);
   WithType(q.type, [&](auto type) {
     WithWidth(wide, [&](auto width) {
       using T = typename decltype(type)::Type;
@@ -209,8 +239,7 @@ void RopeAndStoreKv(Matrix q, Matrix k, Matrix v, const float* cos_sin, const At
     return RopeAndStoreInt8Kv(q, k, v, cos_sin, shape, batch, cache, stream);
   }
   const bool wide = IsWide(q) && IsWide(k) && IsWide(v) && IsAligned16(cos_sin) &&
-                    IsAligned16(cache.k) && IsAligned16(cache.v) &&
-                    shape.head_dim % (2 * kGroup) == 0;
+                    IsAligned16(cache.k) && IsAligned16(cache.v) && HasWideGroups(shape);
   WithType(q.type, [&](auto type) {
     WithType(cache.type, [&](auto cache_type) {
       WithWidth(wide, [&](auto width) {

@@ -17,6 +17,7 @@ void Attention(const TensorView& q, const AttentionSpec& spec, const AttentionBa
   for (int64_t r = 0; r < q.rows; ++r) {
     const size_t row = static_cast<size_t>(r);
     const int64_t context = batch.positions[row] + 1;
+    const int64_t first = spec.window > 0 ? std::max<int64_t>(0, context - spec.window) : 0;
     const std::span<const int32_t> table = batch.block_tables.subspan(
         static_cast<size_t>(batch.seq_of_row[row]) * static_cast<size_t>(batch.max_blocks),
         static_cast<size_t>(batch.max_blocks));
@@ -30,20 +31,22 @@ void Attention(const TensorView& q, const AttentionSpec& spec, const AttentionBa
 
       weights.assign(static_cast<size_t>(context), 0.0);
       double largest = -std::numeric_limits<double>::infinity();
-      for (int64_t t = 0; t < context; ++t) {
+      for (int64_t t = first; t < context; ++t) {
         const int64_t from = cache_row(t);
         double dot = 0.0;
         for (int64_t i = 0; i < d; ++i) {
           dot += static_cast<double>(Load(q, r, h * d + i)) *
                  LoadCached(cache.dtype, cache.k, cache.k_scales, from, d, i);
         }
-        weights[static_cast<size_t>(t)] = dot * spec.scale;
-        largest = std::max(largest, dot * spec.scale);
+        double score = dot * spec.scale;
+        if (spec.softcap > 0.0f) score = spec.softcap * std::tanh(score / spec.softcap);
+        weights[static_cast<size_t>(t)] = score;
+        largest = std::max(largest, score);
       }
 
       double total = 0.0;
       std::fill(sum.begin(), sum.end(), 0.0);
-      for (int64_t t = 0; t < context; ++t) {
+      for (int64_t t = first; t < context; ++t) {
         const double weight = std::exp(weights[static_cast<size_t>(t)] - largest);
         const int64_t from = cache_row(t);
         total += weight;

@@ -30,4 +30,16 @@ void AddRmsNorm(const TensorView& residual, const TensorView& x, const float* we
   RmsNorm(residual, weight, eps, out);  // of the rounded sum: what later layers will see
 }
 
+void NormHeads(const TensorView& q, const TensorView& k, const float* q_weight,
+               const float* k_weight, float eps, const AttentionSpec& spec) {
+  for (int64_t h = 0; h < spec.num_heads; ++h) {
+    const TensorView head = q.Cols(h * spec.head_dim, spec.head_dim);
+    RmsNorm(head, q_weight, eps, head);
+  }
+  for (int64_t h = 0; h < spec.num_kv_heads; ++h) {
+    const TensorView head = k.Cols(h * spec.head_dim, spec.head_dim);
+    RmsNorm(head, k_weight, eps, head);
+  }
+}
+
 }  // namespace quantd::ref

@@ -36,10 +36,11 @@ class RefBackend : public HostBackend {
     return absl::OkStatus();
   }
 
-  void Embed(const PackedWeight& table, std::span<const int32_t> ids, TensorView out) override {
+  void Embed(const PackedWeight& table, std::span<const int32_t> ids, float scale,
+             TensorView out) override {
     CheckEmbed(table, ids, out);
     CheckIds(ids, table.n(), "ids");
-    ref::Embed(Weight(table), ids, out);
+    ref::Embed(Weight(table), ids, scale, out);
   }
 
   void RmsNorm(TensorView x, const float* weight, float eps, TensorView out) override {
@@ -57,6 +58,12 @@ class RefBackend : public HostBackend {
               const float* bias, TensorView y) override {
     CheckLinear(w, activation, x, y);
     ref::Linear(Weight(w), activation, x, bias, y);
+  }
+
+  void NormHeads(TensorView q, TensorView k, const float* q_weight, const float* k_weight,
+                 float eps, const AttentionSpec& spec) override {
+    CheckNormHeads(q, k, q_weight, k_weight, spec);
+    ref::NormHeads(q, k, q_weight, k_weight, eps, spec);
   }
 
   void RopeAndStoreKv(TensorView q, TensorView k, TensorView v, const float* cos_sin,
@@ -77,6 +84,11 @@ class RefBackend : public HostBackend {
   void GatedActivation(TensorView gate_up, Activation activation, TensorView out) override {
     CheckGatedActivation(gate_up, out);
     ref::GatedActivation(gate_up, activation, out);
+  }
+
+  void SoftCap(TensorView x, float cap) override {
+    CheckSoftCap(x, cap);
+    ref::SoftCap(x, cap);
   }
 
   void GatherRows(TensorView x, std::span<const int32_t> rows, TensorView out) override {

@@ -33,11 +33,11 @@ void StoreCached(const std::vector<float>& values, DType dtype, int64_t row, voi
 void RopeAndStoreKv(const TensorView& q, const TensorView& k, const TensorView& v,
                     const float* cos_sin, const AttentionSpec& spec, const AttentionBatch& batch,
                     const KvLayer& cache) {
-  const int64_t d = spec.head_dim, half = d / 2;
+  const int64_t d = spec.head_dim, rotated = spec.rotated(), half = rotated / 2;
   std::vector<float> values(static_cast<size_t>(d));
   for (int64_t r = 0; r < q.rows; ++r) {
     const size_t row = static_cast<size_t>(r);
-    const float* cosines = cos_sin + batch.positions[row] * d;
+    const float* cosines = cos_sin + batch.positions[row] * rotated;
     const float* sines = cosines + half;
     const int64_t block = batch.slots[row] / cache.block_size;
     const int64_t slot = batch.slots[row] % cache.block_size;
@@ -56,6 +56,7 @@ void RopeAndStoreKv(const TensorView& q, const TensorView& k, const TensorView& 
         values[static_cast<size_t>(i)] = a * cosines[i] - b * sines[i];
         values[static_cast<size_t>(half + i)] = b * cosines[i] + a * sines[i];
       }
+      for (int64_t i = rotated; i < d; ++i) values[static_cast<size_t>(i)] = Load(k, r, h * d + i);
       StoreCached(values, cache.dtype, to, cache.k, cache.k_scales);
       for (int64_t i = 0; i < d; ++i) values[static_cast<size_t>(i)] = Load(v, r, h * d + i);
       StoreCached(values, cache.dtype, to, cache.v, cache.v_scales);

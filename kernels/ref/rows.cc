@@ -1,26 +1,41 @@
-// ref's ops that move or combine rows: embedding, gather, gated activation, token feedback.
+// ref's ops that move or combine rows: embedding, gather, gated activation, soft cap, token
+// feedback.
 #include <cmath>
+#include <numbers>
 
 #include "kernels/ref/elements.h"
 #include "kernels/ref/ops.h"
 
 namespace quantd::ref {
 
-void Embed(const RefPackedWeight& table, std::span<const int32_t> ids, const TensorView& out) {
+void Embed(const RefPackedWeight& table, std::span<const int32_t> ids, float scale,
+           const TensorView& out) {
   std::vector<float> row(static_cast<size_t>(table.k()));
   for (int64_t r = 0; r < out.rows; ++r) {
     table.DequantizeRow(ids[static_cast<size_t>(r)], row);
-    for (int64_t c = 0; c < out.cols; ++c) Store(out, r, c, row[static_cast<size_t>(c)]);
+    for (int64_t c = 0; c < out.cols; ++c) Store(out, r, c, scale * row[static_cast<size_t>(c)]);
   }
 }
 
 void GatedActivation(const TensorView& gate_up, Activation activation, const TensorView& out) {
-  QUANTD_CHECK(activation == Activation::kSilu, "activation {}", static_cast<int>(activation));
   for (int64_t r = 0; r < out.rows; ++r) {
     for (int64_t c = 0; c < out.cols; ++c) {
       const double gate = Load(gate_up, r, c);
-      const double silu = gate / (1.0 + std::exp(-gate));
-      Store(out, r, c, static_cast<float>(silu * Load(gate_up, r, out.cols + c)));
+      double exponent = gate;
+      if (activation == Activation::kGeluTanh) {
+        exponent = std::sqrt(8.0 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
+      }
+      const double activated = gate / (1.0 + std::exp(-exponent));
+      Store(out, r, c, static_cast<float>(activated * Load(gate_up, r, out.cols + c)));
+    }
+  }
+}
+
+void SoftCap(const TensorView& x, float cap) {
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) {
+      const double value = Load(x, r, c);
+      Store(x, r, c, static_cast<float>(cap * std::tanh(value / cap)));
     }
   }
 }

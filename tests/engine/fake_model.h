@@ -97,7 +97,10 @@ class FakeBackend : public Backend {
   absl::Status PackRows(PackedWeight&, size_t, const QuantizedMatrix&) override {
     return Unimplemented("no weights");
   }
-  void Embed(const PackedWeight&, std::span<const int32_t>, TensorView) override {}
+  void Embed(const PackedWeight&, std::span<const int32_t>, float, TensorView) override {}
+  void NormHeads(TensorView, TensorView, const float*, const float*, float,
+                 const AttentionSpec&) override {}
+  void SoftCap(TensorView, float) override {}
   void RmsNorm(TensorView, const float*, float, TensorView) override {}
   void AddRmsNorm(TensorView, TensorView, const float*, float, TensorView) override {}
   void Linear(const PackedWeight&, const ActivationQuant&, TensorView, const float*,

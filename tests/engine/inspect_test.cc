@@ -30,8 +30,8 @@ int64_t FileBytes(const std::filesystem::path& dir) {
 }
 
 TEST(Inspect, CountsWhatALoadCounts) {
-  for (const char* fixture :
-       {"llama_bf16", "llama3rope_bf16", "bnb_nf4", "bnb_nf4_dq", "bnb_int8"}) {
+  for (const char* fixture : {"llama_bf16", "llama3rope_bf16", "bnb_nf4", "bnb_nf4_dq", "bnb_int8",
+                              "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
     SCOPED_TRACE(fixture);
     const ModelReport report = Inspect(kModels / fixture);
     EXPECT_EQ(report.refusal, "");

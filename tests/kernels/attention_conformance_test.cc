@@ -6,7 +6,8 @@
 // Tolerance. A score errs by 4 * 2^-24 sqrt(d) of its sum of magnitudes and enters an exponential,
 // so every weight errs by that share, twice with the normalization; the exponential by 2^-20; the
 // weighted sum by 4 * 2^-24 sqrt(context). Tensor cores take the weights in the cache's 16-bit
-// type: half an ulp of each, and of their sum. All are shares of the weighted sum of |v|.
+// type: half an ulp of each, and of their sum. All are shares of the weighted sum of |v|. A soft
+// cap moves a score by no more than it moved before, and by 2^-21 of the cap.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,9 +28,10 @@ struct Case {
   int32_t block_size;
 
   std::string Name() const {
-    return fmt::format("{} heads, {} kv, head_dim {}, {}, cache {}, blocks of {}", spec.num_heads,
-                       spec.num_kv_heads, spec.head_dim, ToString(dtype), ToString(cache_dtype),
-                       block_size);
+    return fmt::format(
+        "{} heads, {} kv, head_dim {}, {}, cache {}, blocks of {}, window {}, cap {}",
+        spec.num_heads, spec.num_kv_heads, spec.head_dim, ToString(dtype), ToString(cache_dtype),
+        block_size, spec.window, spec.softcap);
   }
 };
 
@@ -200,7 +202,8 @@ std::vector<double> Tolerance(const Case& c, const Problem& p, bool rounds_to_16
         }
         largest_score = std::max(largest_score, magnitude * c.spec.scale);
       }
-      const double score = 4 * 0x1p-24 * std::sqrt(static_cast<double>(d)) * largest_score;
+      const double score = 4 * 0x1p-24 * std::sqrt(static_cast<double>(d)) * largest_score +
+                           0x1p-21 * c.spec.softcap;
       const double share =
           2 * score + 0x1p-20 + 4 * 0x1p-24 * std::sqrt(p.positions[r] + 1.0) + rounding;
       tolerance.insert(tolerance.end(), static_cast<size_t>(d), share * largest_v);
@@ -225,6 +228,21 @@ std::vector<Case> Cases() {
   for (DType dtype : {kF32, kF16, kBF16}) {
     for (DType cache : {kF32, kF16, kBF16, kI8}) cases.push_back({spec(2, 1, 32), dtype, cache, 4});
   }
+  const auto add = [&](Case c, int32_t window, float softcap) {
+    c.spec.window = window;
+    c.spec.softcap = softcap;
+    cases.push_back(c);
+  };
+  add({spec(4, 2, 64), kBF16, kBF16, 16}, 33, 0.0f);
+  add({spec(8, 1, 80), kBF16, kBF16, 16}, 7, 0.0f);
+  add({spec(4, 1, 128), kF32, kBF16, 8}, 100, 0.0f);
+  add({spec(2, 1, 32), kF16, kF16, 4}, 1, 0.0f);
+  add({spec(2, 2, 32), kF32, kF32, 16}, 32, 0.0f);
+  add({spec(4, 2, 64), kBF16, kI8, 16}, 64, 0.7f);
+  add({spec(4, 2, 128), kBF16, kBF16, 16}, 40, 1.5f);
+  add({spec(2, 2, 32), kF32, kF32, 16}, 0, 0.5f);
+  add({spec(3, 1, 96), kF16, kF16, 16}, 0, 2.0f);
+  add({spec(2, 1, 80), kF16, kI8, 16}, 1000, 30.0f);
   return cases;
 }
 
@@ -279,6 +297,20 @@ TEST_P(AttentionConformance, EveryContextUpToSeveralBlocks) {
   ExpectClose(RunAttention(backend(), c, p, 0, p.positions.size(), {}, c.dtype),
               RunAttention(Ref(), c, p, 0, p.positions.size(), {}, c.dtype), ToleranceOf(c, p),
               c.dtype, c.Name());
+}
+
+// A window as long as the context is none, and keys before a window do not matter: here, infinity.
+TEST_P(AttentionConformance, SeesItsWindowAndNothingBefore) {
+  Case c{{4, 2, 64, 0.125f}, DType::kBF16, DType::kBF16, 16};
+  Problem p = MakeProblem(c, {200});
+  const size_t rows = p.positions.size();
+  const std::vector<float> all = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
+  c.spec.window = 200;
+  ExpectSameBits(RunAttention(backend(), c, p, 0, rows, {}, c.dtype), all, "a window of all");
+  c.spec.window = 6;
+  const std::vector<float> few = RunAttention(backend(), c, p, rows - 1, 1, {}, c.dtype);
+  std::fill_n(p.k[0].begin(), 190 * 128, 3e38f);
+  ExpectSameBits(RunAttention(backend(), c, p, rows - 1, 1, {}, c.dtype), few, "others before it");
 }
 
 TEST_P(AttentionConformance, SurvivesScoresThatDominate) {

@@ -102,27 +102,83 @@ TEST_P(OpConformance, RmsNormMayWriteInPlace) {
 }
 
 TEST_P(OpConformance, GatedActivation) {
-  for (DType dtype : kDTypes) {
-    for (int64_t n : {1, 8, 33, 200, 512}) {
-      std::vector<float> values = RandomFloats(static_cast<size_t>(4 * 2 * n), 8, 4.0f);
-      // Where exp overflows or vanishes.
-      const float extremes[] = {0.0f, -0.0f, 88.0f, -88.0f, 104.0f, -104.0f, 1000.0f, -1000.0f};
-      for (size_t i = 0; i < 8 && i < static_cast<size_t>(n); ++i) values[i] = extremes[i];
-      values = RoundedTo(dtype, values);
-      const auto gated = [&](Backend& b, DType t) {
-        const DeviceMatrix x(b, t, 4, 2 * n, values, 3), out(b, t, 4, n, 5);
-        b.GatedActivation(x, Activation::kSilu, out);
-        return out.Read();
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    for (DType dtype : kDTypes) {
+      for (int64_t n : {1, 8, 33, 200, 512}) {
+        std::vector<float> values = RandomFloats(static_cast<size_t>(4 * 2 * n), 8, 4.0f);
+        // Where exp overflows or vanishes.
+        const float extremes[] = {0.0f, -0.0f, 88.0f, -88.0f, 104.0f, -104.0f, 1000.0f, -1000.0f};
+        for (size_t i = 0; i < 8 && i < static_cast<size_t>(n); ++i) values[i] = extremes[i];
+        values = RoundedTo(dtype, values);
+        const auto gated = [&](Backend& b, DType t) {
+          const DeviceMatrix x(b, t, 4, 2 * n, values, 3), out(b, t, 4, n, 5);
+          b.GatedActivation(x, activation, out);
+          return out.Read();
+        };
+        const std::string what = fmt::format("activation {}, {} {} columns",
+                                             static_cast<int>(activation), ToString(dtype), n);
+        const std::vector<float> expected = gated(Ref(), DType::kF32);
+        const std::vector<float> actual =
+            SameAsBaseline([&](Backend& b) { return gated(b, dtype); }, what);
+        // exp by a polynomial to 2^-22; a sum, a division, a product; GELU's exponent errs by four
+        // roundings of itself, and matters up to 90. Below -87 the f32 exponential is subnormal or
+        // gone: 1000 * e^-87 is what may be lost.
+        const bool gelu = activation == Activation::kGeluTanh;
+        std::vector<double> tolerance = Scaled(expected, 0x1p-21 + (gelu ? 90 * 4 * 0x1p-24 : 0.0));
+        for (double& t : tolerance) t += 1e3 * 0x1p-125;
+        ExpectClose(actual, expected, tolerance, dtype, what);
+      }
+    }
+  }
+}
+
+TEST_P(OpConformance, SoftCap) {
+  for (const float cap : {0.5f, 30.0f}) {
+    for (int64_t cols : {1, 8, 33, 1003}) {
+      std::vector<float> values = RandomFloats(static_cast<size_t>(3 * cols), 4, 20.0f);
+      const float extremes[] = {0.0f, 1e-3f, 1e6f, -1e6f, 3e38f, -3e38f};
+      for (size_t i = 0; i < 6 && i < static_cast<size_t>(cols); ++i) values[i] = extremes[i];
+      const auto capped = [&](Backend& b) {
+        const DeviceMatrix x(b, DType::kF32, 3, cols, values, 3);
+        b.SoftCap(x, cap);
+        return x.Read();
       };
-      const std::string what = fmt::format("{} {} columns", ToString(dtype), n);
-      const std::vector<float> expected = gated(Ref(), DType::kF32);
-      const std::vector<float> actual =
-          SameAsBaseline([&](Backend& b) { return gated(b, dtype); }, what);
-      // exp by a polynomial to 2^-22; a sum, a division, a product. Below -87 the f32 exponential
-      // is subnormal or gone: 1000 * e^-87 is what may be lost.
-      std::vector<double> tolerance = Scaled(expected, 0x1p-21);
-      for (double& t : tolerance) t += 1e3 * 0x1p-125;
-      ExpectClose(actual, expected, tolerance, dtype, what);
+      const std::string what = fmt::format("cap {}, {} columns", cap, cols);
+      const std::vector<float> expected = capped(Ref());
+      // tanh to 2^-21, a division and a product.
+      ExpectClose(SameAsBaseline(capped, what), expected, Scaled(expected, 0x1p-20), DType::kF32,
+                  what);
+    }
+  }
+}
+
+TEST_P(OpConformance, NormHeadsNormsEveryHeadByItself) {
+  const AttentionSpec specs[] = {
+      {4, 4, 32, 1.0f}, {8, 2, 64, 1.0f}, {6, 3, 80, 1.0f}, {9, 1, 128, 1.0f}, {2, 2, 6, 1.0f}};
+  for (const AttentionSpec& spec : specs) {
+    const size_t d = static_cast<size_t>(spec.head_dim);
+    const std::vector<float> q_weight = RandomFloats(d, 3), k_weight = RandomFloats(d, 4);
+    for (DType dtype : kDTypes) {
+      std::vector<float> q = RandomFloats(5 * static_cast<size_t>(spec.num_heads) * d, 1, 3.0f),
+                         k = RandomFloats(5 * static_cast<size_t>(spec.num_kv_heads) * d, 2);
+      std::fill_n(k.begin(), d, 0.0f);  // only eps
+      q = RoundedTo(dtype, q);
+      k = RoundedTo(dtype, k);
+      const auto norm = [&](Backend& b, DType t) {
+        const DeviceMatrix qs(b, t, 5, spec.num_heads * spec.head_dim, q, 8),
+            ks(b, t, 5, spec.num_kv_heads * spec.head_dim, k, 3);
+        const DeviceArray<float> qw(b, q_weight), kw(b, k_weight);
+        b.NormHeads(qs, ks, qw.data(), kw.data(), 1e-5f, spec);
+        std::vector<float> all = qs.Read();
+        const std::vector<float> rest = ks.Read();
+        all.insert(all.end(), rest.begin(), rest.end());
+        return all;
+      };
+      const std::string what = fmt::format("head_dim {} {}", d, ToString(dtype));
+      const std::vector<float> expected = norm(Ref(), DType::kF32);
+      const double relative = (4 + 0.5 * std::sqrt(static_cast<double>(d))) * 0x1p-24;
+      ExpectClose(SameAsBaseline([&](Backend& b) { return norm(b, dtype); }, what), expected,
+                  Scaled(expected, relative), dtype, what);
     }
   }
 }
@@ -131,6 +187,7 @@ TEST_P(OpConformance, EmbedReadsRowsOfEverySegmentRoundedOnce) {
   for (DType table_type : kDTypes) {
     for (DType dtype : kDTypes) {
       for (int64_t k : {8, 33, 200}) {
+        const float scale = k == 33 ? 8.5f : k == 200 ? 1.1f : 1.0f;
         std::vector<float> a = RandomFloats(static_cast<size_t>(17 * k), 1),
                            b = RandomFloats(static_cast<size_t>(5 * k), 2);
         const std::vector<QuantizedMatrix> segments = {
@@ -140,7 +197,7 @@ TEST_P(OpConformance, EmbedReadsRowsOfEverySegmentRoundedOnce) {
           const auto table = Pack(on, segments);
           const DeviceArray<int32_t> ids(on, {0, 16, 17, 21, 3, 3});
           const DeviceMatrix out(on, dtype, 6, k, 7);
-          on.Embed(*table, ids.span(), out);
+          on.Embed(*table, ids.span(), scale, out);
           return out.Read();
         };
         ExpectSameBits(embed(backend()), embed(Ref()),
@@ -236,16 +293,23 @@ RopeResult RunRope(Backend& b, DType dtype, DType cache_dtype, const AttentionSp
 
 TEST_P(OpConformance, RopeRotatesAndStoresInEveryCacheType) {
   const AttentionSpec specs[] = {
-      {4, 4, 32, 1.0f}, {8, 2, 64, 1.0f}, {6, 3, 80, 1.0f}, {2, 1, 128, 1.0f}, {2, 2, 6, 1.0f}};
+      {4, 4, 32, 1.0f},
+      {8, 2, 64, 1.0f},
+      {6, 3, 80, 1.0f},
+      {2, 1, 128, 1.0f},
+      {2, 2, 6, 1.0f},
+      {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
+      {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
+      {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
   for (const AttentionSpec& spec : specs) {
-    const int64_t d = spec.head_dim, half = d / 2;
-    std::vector<float> table(static_cast<size_t>(32 * d));
+    const int64_t d = spec.head_dim, rotated = spec.rotated(), half = rotated / 2;
+    std::vector<float> table(static_cast<size_t>(32 * rotated));
     for (int64_t p = 0; p < 32; ++p) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle = static_cast<double>(p) *
                              std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-        table[static_cast<size_t>(p * d + i)] = static_cast<float>(std::cos(angle));
-        table[static_cast<size_t>(p * d + half + i)] = static_cast<float>(std::sin(angle));
+        table[static_cast<size_t>(p * rotated + i)] = static_cast<float>(std::cos(angle));
+        table[static_cast<size_t>(p * rotated + half + i)] = static_cast<float>(std::sin(angle));
       }
     }
     for (DType dtype : kDTypes) {
@@ -254,8 +318,8 @@ TEST_P(OpConformance, RopeRotatesAndStoresInEveryCacheType) {
           k = RoundedTo(dtype, RandomFloats(static_cast<size_t>(5 * spec.num_kv_heads * d), 2)),
           v = RoundedTo(dtype, RandomFloats(static_cast<size_t>(5 * spec.num_kv_heads * d), 3));
       for (DType cache_dtype : kDTypes) {
-        const std::string what =
-            fmt::format("head_dim {} {} cache {}", d, ToString(dtype), ToString(cache_dtype));
+        const std::string what = fmt::format("head_dim {}, {} rotated, {} cache {}", d, rotated,
+                                             ToString(dtype), ToString(cache_dtype));
         const RopeResult expected = RunRope(Ref(), DType::kF32, DType::kF32, spec, q, k, v, table);
         const RopeResult actual = RunRope(backend(), dtype, cache_dtype, spec, q, k, v, table);
         // Two products and a sum of numbers below 5: three roundings.
@@ -324,11 +388,18 @@ Int8Rope RunInt8Rope(Backend& b, DType dtype, const AttentionSpec& spec,
 
 TEST_P(OpConformance, RopeStoresTheSameBytesAsRefInAnInt8Cache) {
   const AttentionSpec specs[] = {
-      {4, 4, 32, 1.0f}, {8, 2, 64, 1.0f}, {6, 3, 80, 1.0f}, {2, 1, 128, 1.0f}, {2, 2, 6, 1.0f}};
+      {4, 4, 32, 1.0f},
+      {8, 2, 64, 1.0f},
+      {6, 3, 80, 1.0f},
+      {2, 1, 128, 1.0f},
+      {2, 2, 6, 1.0f},
+      {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
+      {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
+      {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
   for (const AttentionSpec& spec : specs) {
     const size_t d = static_cast<size_t>(spec.head_dim),
                  kv = static_cast<size_t>(spec.num_kv_heads);
-    std::vector<float> table = RandomFloats(32 * d, 9);
+    std::vector<float> table = RandomFloats(32 * d, 9);  // as much as any rotated size takes
     for (float& x : table) x = std::sin(x);
     for (DType dtype : kDTypes) {
       std::vector<float> k = RoundedTo(dtype, RandomFloats(5 * kv * d, 2, 3.0f)),

@@ -319,13 +319,13 @@ TEST(Rope, TableHoldsCosinesThenSinesOfEachPosition) {
 TEST(Rope, Llama3ScalingStretchesLongWavelengthsOnly) {
   RopeSpec rope;
   rope.theta = 500000.0;
-  const std::vector<float> plain = RopeFrequencies(rope, 128);
+  const std::vector<float> plain = RopeFrequencies(rope, 128, 100);
   rope.type = RopeSpec::Type::kLlama3;
   rope.factor = 8.0;
   rope.low_freq_factor = 1.0;
   rope.high_freq_factor = 4.0;
   rope.original_max_position_embeddings = 8192.0;
-  const std::vector<float> scaled = RopeFrequencies(rope, 128);
+  const std::vector<float> scaled = RopeFrequencies(rope, 128, 100);
   int kept = 0, divided = 0, between = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
     const double wavelength = 2 * M_PI / static_cast<double>(plain[i]);

@@ -5,7 +5,8 @@
 // so an output errs by at most u / (1 - u) of sum w |v - out|, with u half an ulp of 1 in that type
 // and w the exact normalized weights; f16 also rounds to multiples of 2^-24 below 2^-14. The rest
 // is f32: a score errs by 4 * 2^-24 sqrt(d) of its sum of magnitudes and enters an exponential,
-// twice with the normalization; the exponential by 2^-20; sums by 4 * 2^-24 sqrt(context).
+// twice with the normalization, a soft cap by 2^-21 of itself; the exponential by 2^-20; sums by 4
+// * 2^-24 sqrt(context).
 #pragma once
 
 #include <gtest/gtest.h>
@@ -85,7 +86,9 @@ struct Shape {
   int heads, kv, d;
   FloatType type, cache_type;
   int block_size;
-  bool int8 = false;  // the cache, by kv_codec.h
+  bool int8 = false;     // the cache, by kv_codec.h
+  int window = 0;        // keys a row sees; 0: all
+  float softcap = 0.0f;  // 0: none
 
   int group() const { return heads / kv; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(d)); }
@@ -93,7 +96,8 @@ struct Shape {
     return std::to_string(heads) + " heads, " + std::to_string(kv) + " kv, head_dim " +
            std::to_string(d) + ", types " + std::to_string(static_cast<int>(type)) + " " +
            std::to_string(static_cast<int>(cache_type)) + (int8 ? " int8" : "") + ", blocks of " +
-           std::to_string(block_size);
+           std::to_string(block_size) + ", window " + std::to_string(window) + ", cap " +
+           std::to_string(softcap);
   }
 };
 
@@ -268,7 +272,8 @@ inline std::vector<float> Attend(Model& model, const std::vector<Row>& rows,
     seq_of_row.push_back(index[rows[r].seq]);
   }
 
-  const AttentionShape attention{shape.heads, shape.kv, shape.d, shape.scale()};
+  const AttentionShape attention{shape.heads,   shape.kv,     shape.d,
+                                 shape.scale(), shape.window, shape.softcap};
   const int32_t count = static_cast<int32_t>(rows.size());
   const size_t workspace_bytes =
       AttentionWorkspaceBytes(count, attention, max_blocks, shape.block_size);
@@ -336,11 +341,13 @@ inline void ExpectIsAttention(Model& model, const std::vector<Row>& rows,
   for (size_t r = 0; r < rows.size(); ++r) {
     const Sequence& s = model.At(rows[r].seq);
     const size_t context = static_cast<size_t>(rows[r].position) + 1;
+    const size_t window = static_cast<size_t>(shape.window);
+    const size_t first = window > 0 && context > window ? context - window : 0;
     for (size_t h = 0; h < heads; ++h) {
       const float* const q = &s.q[((context - 1) * heads + h) * d];
       std::vector<double> weight(context);
       double largest = -std::numeric_limits<double>::infinity(), magnitude = 0.0, total = 0.0;
-      for (size_t t = 0; t < context; ++t) {
+      for (size_t t = first; t < context; ++t) {
         double dot = 0.0, sum = 0.0;
         for (size_t i = 0; i < d; ++i) {
           const double product = double{q[i]} * s.k[(t * kv + h / group) * d + i];
@@ -348,11 +355,15 @@ inline void ExpectIsAttention(Model& model, const std::vector<Row>& rows,
           sum += std::fabs(product);
         }
         weight[t] = dot * shape.scale();
+        if (shape.softcap > 0) weight[t] = shape.softcap * std::tanh(weight[t] / shape.softcap);
         largest = std::max(largest, weight[t]);
         magnitude = std::max(magnitude, sum * shape.scale());
       }
-      for (double& w : weight) total += w = std::exp(w - largest);
+      for (size_t t = 0; t < context; ++t) {
+        total += weight[t] = t < first ? 0.0 : std::exp(weight[t] - largest);
+      }
       const double f32 = 2 * 4 * 0x1p-24 * std::sqrt(static_cast<double>(d)) * magnitude + 0x1p-20 +
+                         2 * 0x1p-21 * shape.softcap +
                          4 * 0x1p-24 * std::sqrt(static_cast<double>(context));
       for (size_t i = 0; i < d; ++i) {
         const auto value = [&](size_t t) { return double{s.v[(t * kv + h / group) * d + i]}; };

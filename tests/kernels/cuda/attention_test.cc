@@ -70,6 +70,45 @@ TEST(AttentionTest, IsSoftmaxAttentionWhenChunksAreMerged) {
   }
 }
 
+Shape With(Shape shape, int window, float softcap) {
+  shape.window = window;
+  shape.softcap = softcap;
+  return shape;
+}
+
+INSTANTIATE_TEST_SUITE_P(WindowsAndCaps, AttentionDecode,
+                         ::testing::Values(With({4, 1, 64, kBF16, kBF16, 16}, 10, 0.0f),
+                                           With({2, 1, 32, kF16, kF16, 4}, 1, 1.5f),
+                                           With({7, 1, 64, kF16, kF16, 5}, 64, 0.0f),
+                                           With({8, 1, 128, kBF16, kBF16, 16}, 65, 3.0f),
+                                           With({3, 3, 96, kF16, kF16, 16}, 200, 0.0f),
+                                           With({2, 2, 80, kBF16, kBF16, 16}, 130, 2.0f),
+                                           With({4, 2, 40, kF32, kF32, 5}, 3, 0.5f),
+                                           With({8, 1, 128, kBF16, kBF16, 16, true}, 70, 2.0f),
+                                           With({2, 1, 96, kF16, kF16, 16, true}, 9, 0.0f)));
+
+// Contexts of three chunks, of which the first ones lie before the window, and windows that begin
+// in each tile of a chunk; a row alone, rows of a prompt whose chunks are split, and of a batch.
+TEST(AttentionTest, WindowsBeginInAnyTileOfAnyChunk) {
+  for (const Shape& base : {Shape{4, 2, 32, kBF16, kBF16, 16}, Shape{2, 1, 64, kF16, kF16, 5, true},
+                            Shape{2, 2, 80, kBF16, kBF16, 16}}) {
+    for (const int window : {7, 60, 100, 290, 400, 600}) {
+      Model model(With(base, window, window == 100 ? 2.0f : 0.0f));
+      const std::vector<Row> prompt = Range(0, 550, 566);
+      const std::vector<float> whole = Attend(model, prompt);
+      ExpectIsAttention(model, prompt, whole);
+      const std::vector<Row> batch = Concat({LastRows({301, 560, 100, 513}), Range(4, 250, 262)});
+      const std::vector<float> mixed = Attend(model, batch, {.num_seqs = 6});
+      ExpectIsAttention(model, batch, mixed);
+      const std::string what = model.shape().Name();
+      ExpectSameRows(Attend(model, {{0, 557}}), whole, {7}, what + ": alone");
+      ExpectSameRows(Attend(model, Range(0, 560, 563)), whole, {10, 11, 12}, what + ": part");
+      ExpectSameRows(Attend(model, {{3, 512}}, {.spare_entries = 40}), mixed, {3}, what);
+      ExpectSameRows(Attend(model, {{4, 257}}), mixed, {11}, what);
+    }
+  }
+}
+
 struct Prompt {
   Shape shape;
   int length;  // enough rows for the layout in which tiles share K and V
@@ -104,6 +143,14 @@ INSTANTIATE_TEST_SUITE_P(
         Prompt{{33, 33, 128, kF16, kF16, 5}, 70}, Prompt{{17, 17, 256, kF16, kF16, 16}, 40},
         Prompt{{16, 4, 128, kBF16, kBF16, 16}, 131}, Prompt{{17, 17, 256, kBF16, kBF16, 16}, 40},
         Prompt{{20, 1, 32, kBF16, kBF16, 16}, 70}, Prompt{{4, 1, 80, kBF16, kBF16, 16}, 50}));
+INSTANTIATE_TEST_SUITE_P(
+    WindowsAndCaps, AttentionPrompt,
+    ::testing::Values(Prompt{With({32, 8, 64, kBF16, kBF16, 16}, 9, 0.0f), 80},
+                      Prompt{With({16, 8, 96, kF16, kF16, 16}, 50, 2.0f), 130},
+                      Prompt{With({16, 4, 128, kBF16, kBF16, 16}, 66, 0.0f), 131},
+                      Prompt{With({17, 17, 256, kBF16, kBF16, 16}, 20, 5.0f), 40},
+                      Prompt{With({32, 8, 64, kBF16, kBF16, 16, true}, 17, 1.0f), 80},
+                      Prompt{With({4, 1, 80, kBF16, kBF16, 16}, 12, 0.0f), 50}));
 INSTANTIATE_TEST_SUITE_P(Int8Shapes, AttentionPrompt,
                          ::testing::Values(Prompt{{33, 33, 32, kBF16, kBF16, 16, true}, 70},
                                            Prompt{{63, 9, 32, kF16, kF16, 5, true}, 70},

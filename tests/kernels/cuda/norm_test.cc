@@ -104,6 +104,45 @@ TEST_P(CudaNorm, MayWriteInPlace) {
   }
 }
 
+TEST(CudaNormHeads, IsNearRefAndAHeadsBitsDependOnItsValuesOnly) {
+  const AttentionShape shapes[] = {
+      {4, 4, 32, 1.0f}, {9, 3, 128, 1.0f}, {6, 1, 80, 1.0f}, {2, 2, 6, 1.0f}, {1, 1, 256, 1.0f}};
+  for (const AttentionShape& shape : shapes) {
+    const size_t d = static_cast<size_t>(shape.head_dim);
+    const size_t q_cols = static_cast<size_t>(shape.num_heads) * d,
+                 k_cols = static_cast<size_t>(shape.num_kv_heads) * d, rows = 3;
+    const std::vector<float> q_weights = Normal(d, 2), k_weights = Normal(d, 3);
+    const Array<float> q_weight(q_weights), k_weight(k_weights);
+    for (FloatType type : kTypes) {
+      const std::vector<float> values = Rounded(type, Normal(rows * (q_cols + 2 * k_cols), 1));
+      const std::string what = NameOf(type) + ", heads of " + std::to_string(d);
+      const auto run = [&](FloatType t, Layout layout, size_t first, size_t count) {
+        const size_t cols = q_cols + 2 * k_cols;
+        const Rows all(t, count, cols, std::span(values).subspan(first * cols, count * cols),
+                       layout);
+        Execute([&](Stream s) {
+          NormHeads(all.Cols(0, q_cols), all.Cols(q_cols, k_cols), q_weight.data(), k_weight.data(),
+                    kEps, shape, s);
+        });
+        return all.Read();
+      };
+      const Rows exact(FloatType::kF32, rows, q_cols + 2 * k_cols, values);
+      const AttentionSpec spec{shape.num_heads, shape.num_kv_heads, shape.head_dim, 1.0f};
+      ref::NormHeads(exact.View().Cols(0, static_cast<int64_t>(q_cols)),
+                     exact.View().Cols(static_cast<int64_t>(q_cols), static_cast<int64_t>(k_cols)),
+                     q_weights.data(), k_weights.data(), kEps, spec);
+      const std::vector<float> reference = exact.Read(), actual = run(type, kWide, 0, rows);
+      ExpectNear(actual, {reference.begin(), reference.end()}, (0.5 * 13 + 7) * 0x1p-24, 0.0, type,
+                 what);
+      ExpectSame(run(type, kNarrow, 0, rows), actual, what + ", alignment");
+      ExpectSame(run(type, kWide, 1, 1),
+                 {actual.begin() + static_cast<std::ptrdiff_t>(q_cols + 2 * k_cols),
+                  actual.begin() + static_cast<std::ptrdiff_t>(2 * (q_cols + 2 * k_cols))},
+                 what + ", alone");
+    }
+  }
+}
+
 // One lane, part of a warp, one group a thread, two, three and four of them, more than fit.
 INSTANTIATE_TEST_SUITE_P(Columns, CudaNorm,
                          ::testing::Values(1, 8, 30, 72, 1024, 4100, 5120, 9000, 14336, 16400));

@@ -38,6 +38,7 @@ class Rotation {
       : heads_(static_cast<size_t>(shape.num_heads)),
         kv_heads_(static_cast<size_t>(shape.num_kv_heads)),
         d_(static_cast<size_t>(shape.head_dim)),
+        rotated_(static_cast<size_t>(shape.rotary_dim > 0 ? shape.rotary_dim : shape.head_dim)),
         shape_(shape),
         values_(Rounded(values_type, Normal(kRows * (heads_ + 2 * kv_heads_) * d_, 1))),
         positions_(kPositionOfRow),
@@ -74,7 +75,10 @@ class Rotation {
     batch.slots = slots_.span();
     ref::RopeAndStoreKv(all.Cols(0, q_cols), all.Cols(q_cols, kv_cols),
                         all.Cols(q_cols + kv_cols, kv_cols), cos_sin_.data(),
-                        {shape_.num_heads, shape_.num_kv_heads, shape_.head_dim, shape_.scale},
+                        {.num_heads = shape_.num_heads,
+                         .num_kv_heads = shape_.num_kv_heads,
+                         .head_dim = shape_.head_dim,
+                         .rotary_dim = shape_.rotary_dim},
                         batch, cache);
     return {qkv_.Read(), k_.Read(), v_.Read()};
   }
@@ -92,7 +96,7 @@ class Rotation {
     std::vector<float> table;
     for (size_t p = 0; p < kPositions; ++p) {
       for (const bool sine : {false, true}) {
-        for (size_t i = 0; i < d_ / 2; ++i) {
+        for (size_t i = 0; i < rotated_ / 2; ++i) {
           const double angle =
               static_cast<double>(p) *
               std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(d_));
@@ -103,7 +107,7 @@ class Rotation {
     return table;
   }
 
-  size_t heads_, kv_heads_, d_;
+  size_t heads_, kv_heads_, d_, rotated_;
   AttentionShape shape_;
   std::vector<float> values_;
   Array<int32_t> positions_, slots_;
@@ -124,13 +128,22 @@ void ExpectNearOrUntouched(std::vector<float> actual, const std::vector<float>& 
 }
 
 TEST(CudaRope, RotatesQueriesInPlaceAndStoresKeysAndValues) {
-  const AttentionShape shapes[] = {{4, 4, 32, 1.0f},  {8, 2, 64, 1.0f}, {6, 3, 80, 1.0f},
-                                   {9, 3, 128, 1.0f}, {2, 2, 6, 1.0f},  {3, 1, 72, 1.0f}};
+  const AttentionShape shapes[] = {
+      {4, 4, 32, 1.0f},
+      {8, 2, 64, 1.0f},
+      {6, 3, 80, 1.0f},
+      {9, 3, 128, 1.0f},
+      {2, 2, 6, 1.0f},
+      {3, 1, 72, 1.0f},
+      {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
+      {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
+      {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
   for (const AttentionShape& shape : shapes) {
     for (FloatType type : kTypes) {
       for (FloatType cache_type : kTypes) {
-        const std::string what = "head_dim " + std::to_string(shape.head_dim) + ", " +
-                                 NameOf(type) + ", cache " + NameOf(cache_type);
+        const std::string what = "head_dim " + std::to_string(shape.head_dim) + ", rotated " +
+                                 std::to_string(shape.rotary_dim) + ", " + NameOf(type) +
+                                 ", cache " + NameOf(cache_type);
         const Rotation narrow(type, type, cache_type, shape, kNarrow);
         const Rotation wide(type, type, cache_type, shape, kWide);
         const Rotation in_f32(type, FloatType::kF32, FloatType::kF32, shape, kWide);
