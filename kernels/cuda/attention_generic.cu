@@ -7,7 +7,7 @@
 // Mapping: a block is one (row, head); for scores a thread takes a key of the tile, for sums of V a
 //   column. The state of a column belongs to its thread.
 // Bytes: K and V of the context once per query head, not per kv head; L2 holds what heads share.
-// Bound: latency and L2; a fallback, not yet run on hardware.
+// Bound: latency and L2; a fallback.
 #include <type_traits>
 
 #include "kernels/cuda/attention.cuh"

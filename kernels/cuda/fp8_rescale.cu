@@ -2,7 +2,7 @@
 //
 // Idea: one pass over the sums; the scale and bias of an output are read once a block. Mapping: a
 // block 256 outputs x 8 rows, a thread an output. Bytes: 4 in and 2 or 4 out an element. Bound: L2
-// or DRAM. Not yet timed on hardware.
+// or DRAM.
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/weight_decode.cuh"
 

@@ -10,7 +10,7 @@
 // order). Where that leaves too few blocks for the device, k is also split over blocks, whose sums
 // go to workspace and are finished by int8_rescale.cu. x is read straight from L2: in a block every
 // byte of it is used once. Bytes: 1 a weight, plus 8 / (16 * kRowTiles) of x's codes a weight from
-// L2. Bound: DRAM bandwidth; 32 bytes a lane and tile in flight. Not yet timed on hardware.
+// L2. Bound: DRAM bandwidth; 32 bytes a lane and tile in flight.
 //
 // More than kStreamRows rows of x: the sums come from int8_tiles.cu, a chunk of rows at a time.
 #include <algorithm>

@@ -8,7 +8,7 @@
 // in the same order. Mapping: a block 128 columns of y x 32 rows; a warp a row at a time, a lane
 // four columns. Bytes: 4 read (times the splits) and 2 or 4 written an element of y, both
 // coalesced; 32 a column and weight row of the tile for the outliers. Bound: L2 or DRAM bandwidth
-// over the sums. Not yet timed on hardware.
+// over the sums.
 #include <cstdint>
 
 #include "kernels/cuda/int8.cuh"

@@ -73,12 +73,13 @@ LinearWay PlanLinear(const WeightView& w, const ActivationQuant& activation, con
                                                                           : LinearWay::kInt8Mma;
   }
   const bool invariant = policy.determinism == Determinism::kBatchInvariant;
-  if (policy.has_fp8 && !invariant && m > kMaxMmaRows16 && SumsFp8(w, activation)) {
+  if (policy.has_fp8 && !invariant && SumsFp8(w, activation)) {
     return LinearWay::kFp8Gemm;
   }
   const bool plain = IsPlain(w.codec);
   const bool mma = HasLinearMma(w, x.type) && (plain || !activation.reference);
-  const int32_t max_mma_rows = mma && !plain ? kMaxMmaRows4 : kMaxMmaRows16;
+  // The generic kernel decodes a weight more slowly than a pass over dequantized ones takes.
+  const int32_t max_mma_rows = !mma ? 0 : plain ? kMaxMmaRows16 : kMaxMmaRows4;
   if (invariant || !policy.has_cublaslt || m <= max_mma_rows || !SuitsGemm16(w, x, y)) {
     return mma ? LinearWay::kMma : LinearWay::kGeneric;
   }

@@ -9,7 +9,6 @@
 // so a warp stores 512 bytes in a row. int8: a block of threads a row.
 // Bytes: every value read twice (the second time from L2, if at all), 1/2 or 1 written.
 // Bound: nothing here: the values come over PCIe, an order of magnitude slower than they are read.
-// Not yet timed on hardware.
 #include <cstdint>
 
 #include "kernels/cuda/numeric.cuh"
