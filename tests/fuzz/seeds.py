@@ -91,6 +91,14 @@ def sentencepiece_model_seeds():
                                                        + field(4, 0, b"\x00")))
 
 
+def chat_template_seeds():
+    recorded = json.loads((DATA / "chat_templates.json").read_text())
+    for name, source in recorded["templates"].items():
+        yield name, source.encode()
+    for snippet in recorded["snippets"]:
+        yield snippet["name"].replace(" ", "_"), snippet["source"].encode()
+
+
 def tokenize_seeds():
     texts = ["Hello, world! It's 12345 o'clock.\n\n\tdef f(x): return x", "e\u0301 \u00e9 \u4f60\u597d \U0001f469\u200d\U0001f4bb",
              "<s>[INST] hi [/INST]</s><|im_start|>", " " * 40, "a" * 40]
@@ -118,7 +126,7 @@ def request_seeds():
 
 SEEDS = {"safetensors": safetensors_seeds, "config": config_seeds, "checkpoint": checkpoint_seeds,
          "profile": profile_seeds, "tokenizer_json": tokenizer_json_seeds, "tokenize": tokenize_seeds,
-         "sentencepiece_model": sentencepiece_model_seeds,
+         "chat_template": chat_template_seeds, "sentencepiece_model": sentencepiece_model_seeds,
          "request": request_seeds}
 
 
