@@ -121,6 +121,8 @@ def request_seeds():
     sampling = (field(1, 5, struct.pack("<f", 0.7)) + field(3, 0, b"\x28") + field(6, 0, b"\x10")
                 + message(8, b"stop") + message(9, b"\x02\x03") + field(11, 0, b"\x05"))
     yield "text", message(1, b"id") + message(3, b"Hello") + message(5, sampling)
+    chat = message(1, b"user") + message(2, b"hi") + message(3, b"{}")
+    yield "messages", message(9, chat) + message(9, chat) + message(10, field(1, 0, b"\x00") + message(2, b"[]"))
     yield "ids", message(4, message(1, b"\x01\x02\x03")) + field(7, 0, b"\x01") + field(8, 0, b"\x01")
 
 

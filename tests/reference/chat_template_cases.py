@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Records what transformers renders of chat templates, for tests/engine/text/chat_template_test.cc.
 
-    build/venv/bin/python tests/reference/chat_template_cases.py
+    build/venv/bin/python tests/reference/chat_template_cases.py [--check]
 
-Writes tests/data/chat_templates.json. The templates are our own: they have the constructs of those
+Writes tests/data/chat_templates.json, or checks that it is what would be written. The templates are our own: they have the constructs of those
 that come with Llama 2, 3 and 3.1, Mistral, Qwen 2.5 and 3, Gemma, Phi and ChatML models, and of the
 Jinja language what a template might use. Needs the PyPI packages `transformers` and `jinja2`.
 """
@@ -12,6 +12,7 @@ import datetime
 import itertools
 import json
 import pathlib
+import sys
 
 from transformers.utils import chat_template_utils
 
@@ -508,11 +509,17 @@ def main():
                      "tools": TOOL_CHAT, "thinking": THINKING, "parts": PARTS},
         "cases": list(cases()), "snippets": list(snippets()),
     }
-    OUT.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+    if "--check" in sys.argv[1:]:
+        same = OUT.read_text(encoding="utf-8") == text
+        print(f"{OUT.relative_to(ROOT)}: {'as transformers renders' if same else 'DIFFERS'}")
+        return 0 if same else 1
+    OUT.write_text(text, encoding="utf-8")
     rendered = sum(case["expected"] is not None for case in data["cases"])
     print(f"{OUT.relative_to(ROOT)}: {len(data['cases'])} cases, {rendered} of them render, "
           f"{len(data['snippets'])} snippets, {OUT.stat().st_size} bytes")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
