@@ -87,8 +87,8 @@ bool EngineImpl::Decode(LiveRequest& request, int32_t token, RequestUpdate* upda
   if (!request.decoder.has_value()) return false;
   const SamplingParams& sampling = request.sampling;
   if (!request.seeks_stop_strings && request.completion_tokens > sampling.min_tokens) {
-    // Stop strings are looked for from here on, or from the end of a code point that an earlier token
-    // began.
+    // Stop strings are looked for from here on, or from the end of a code point that an earlier
+    // token began.
     StreamDecoder copy = *request.decoder;
     std::string withheld;
     copy.Finish(&withheld);

@@ -1,10 +1,10 @@
 // Reads tokenizer.model, SentencePiece's own format: a protocol buffer with the pieces and how they
 // are to be used.
 //
-// Read here and not by SentencePiece's library, because Debian's exports the symbols of the protobuf
-// 3.14 that it was built with: in one process with gRPC's 3.21 it aborts or crashes, whichever comes
-// first. What the BPE models in use say is what tokenizer.json says in other words; the rest is
-// refused by name. Stateless.
+// Read here and not by SentencePiece's library, because Debian's exports the symbols of the
+// protobuf 3.14 that it was built with: in one process with gRPC's 3.21 it aborts or crashes,
+// whichever comes first. What the BPE models in use say is what tokenizer.json says in other words;
+// the rest is refused by name. Stateless.
 #pragma once
 
 #include <string>

@@ -87,7 +87,7 @@ TEST(ChatProcess, MessagesOverTcpTheCommandAndTheRenderedTextAreOne) {
   EXPECT_EQ(ids.out.rfind("[0,", 0), 0u) << ids.out;
   EXPECT_NE(ids.out.rfind("[0,0", 0), 0u) << ids.out;
 
-  for (const std::string& where : {"--model", "--target"}) {
+  for (const std::string where : {"--model", "--target"}) {
     std::vector<std::string> arguments = {"generate", where};
     if (where == "--model") {
       arguments.insert(arguments.end(), {model.path(), "--profile", "nf4-dq"});

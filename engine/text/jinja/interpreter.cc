@@ -309,7 +309,9 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroNode& macro, const Scope
                            parameters.size());
   }
   DictData keywords;
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& argument : arguments.named) {
+    const std::string& name = argument.first;
+    const Value& value = argument.second;
     const auto found = std::find_if(parameters.begin(), parameters.end(),
                                     [&](const auto& parameter) { return parameter.name == name; });
     if (found != parameters.end()) {

@@ -22,9 +22,9 @@ namespace quantd::jinja {
 
 /// What one run may take, besides what follows from the size of its input.
 struct RenderOptions {
-  int64_t max_steps = 4'000'000;          // well under a second
-  int64_t max_bytes = int64_t{64} << 20;  // of all texts and lists it makes
-  std::optional<std::tm> now;             // for strftime_now; absent: the local time
+  int64_t max_steps = 4'000'000;           // well under a second
+  int64_t max_bytes = int64_t{256} << 20;  // of all texts and lists it makes, kept or not
+  std::optional<std::tm> now;              // for strftime_now; absent: the local time
 };
 
 class Template {

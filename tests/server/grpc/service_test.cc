@@ -5,12 +5,10 @@
 #include <memory>
 #include <thread>
 
-#include "google/rpc/error_details.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "quantd/v1/inference.grpc.pb.h"
 #include "server/grpc/grpc_server.h"
 #include "tests/server/fake_engine.h"
-#include "tests/server/guarded_server.h"
 #include "tests/server/raw_call.h"
 
 namespace quantd {
@@ -127,68 +125,6 @@ TEST_F(ServiceTest, UnaryAndStreamSayTheSame) {
   EXPECT_EQ(text, whole.text());
   EXPECT_EQ(ids, std::vector<int32_t>(whole.token_ids().begin(), whole.token_ids().end()));
   EXPECT_EQ(logprobs, 100);
-  ExpectHealthy();
-}
-
-TEST_F(ServiceTest, MessagesGoThroughTheChatTemplate) {
-  const auto chat = ChatTemplate::Parse(
-      "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
-      "{% if add_generation_prompt %}>{% endif %}{{ tools|length if tools }}"
-      "{% if stop %}{{ raise_exception('no') }}{% endif %}"
-      "{% if loop_on %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor "
-      "%}"
-      "{% endif %}",
-      {{"bos_token", "^"}});
-  ASSERT_TRUE(chat.ok()) << chat.status();
-  model_.chat_template = chat->get();
-  Start();
-  v1::GenerateRequest request = Request(3);
-  request.clear_prompt();
-  v1::ChatMessage* message = request.add_messages();
-  message->set_role("user");
-  message->set_content("hi");
-  const auto generate = [&](const v1::GenerateRequest& what) {
-    grpc::ClientContext context;
-    v1::GenerateResponse response;
-    return stub_->Generate(&context, what, &response);
-  };
-  const auto prompt = [&] {
-    const auto& ids = engine_->last_request().prompt_ids;
-    return tokenizer_.Decode(ids, false);
-  };
-  ASSERT_TRUE(generate(request).ok());
-  EXPECT_EQ(prompt(), "^user:hi;>");
-  request.mutable_chat()->set_add_generation_prompt(false);
-  request.mutable_chat()->set_tools_json("[1, 2]");
-  ASSERT_TRUE(generate(request).ok());
-  EXPECT_EQ(prompt(), "^user:hi;2");
-
-  const struct {
-    const char* variables;
-    const char* fields;
-    const char* field;
-    const char* what;
-  } bad[] = {
-      {R"({"stop": true})", "", "messages", "chat template: line 1: no"},
-      {R"({"loop_on": true})", "", "messages", "steps"},
-      {"[", "", "chat.variables_json", "not valid JSON"},
-      {"", "[", "messages[0].fields_json", "not valid JSON"},
-  };
-  for (const auto& row : bad) {
-    request.mutable_chat()->set_variables_json(row.variables);
-    message->set_fields_json(row.fields);
-    const grpc::Status status = generate(request);
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
-    EXPECT_NE(status.error_message().find(row.what), std::string::npos) << status.error_message();
-    EXPECT_EQ(test::DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(),
-              row.field);
-  }
-  model_.chat_template = nullptr;
-  const grpc::Status none = generate(request);
-  EXPECT_EQ(none.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_NE(none.error_message().find("messages: the model has no chat template"),
-            std::string::npos)
-      << none.error_message();
   ExpectHealthy();
 }
 
