@@ -199,9 +199,12 @@ std::unique_ptr<LiveRequest> EngineImpl::Prepare(Request request,
   }
   if (tokenizer_ != nullptr) {
     live->seeks_stop_strings = live->sampling.min_tokens == 0;
+    // After a prompt with text the first token keeps its space: prompt and text make one.
+    const bool continues = std::any_of(live->tokens.begin(), live->tokens.end(),
+                                       [&](int32_t id) { return !tokenizer_->IsSpecial(id); });
     live->decoder.emplace(
         *tokenizer_, live->seeks_stop_strings ? live->sampling.stop : std::vector<std::string>{},
-        live->sampling.skip_special_tokens);
+        live->sampling.skip_special_tokens, continues);
   }
   live->sink = std::move(sink);
   return live;

@@ -87,13 +87,13 @@ bool EngineImpl::Decode(LiveRequest& request, int32_t token, RequestUpdate* upda
   if (!request.decoder.has_value()) return false;
   const SamplingParams& sampling = request.sampling;
   if (!request.seeks_stop_strings && request.completion_tokens > sampling.min_tokens) {
-    // Stop strings are looked for from here on, by a decoder that knows them. Half a code point in
-    // the old one would be lost, so the change waits until there is none.
+    // Stop strings are looked for from here on, or from the end of a code point that an earlier
+    // token began.
     StreamDecoder copy = *request.decoder;
     std::string withheld;
     copy.Finish(&withheld);
     if (withheld.empty()) {
-      request.decoder.emplace(*tokenizer_, sampling.stop, sampling.skip_special_tokens);
+      request.decoder->SetStopStrings(sampling.stop);
       request.seeks_stop_strings = true;
     }
   }

@@ -38,6 +38,7 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
     absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(load.model_dir);
     if (!tokenizer.ok()) return InFolder(options.model, tokenizer.status());
     opened.tokenizer = std::move(*tokenizer);
+    opened.chat_template = ChatTemplate::Load(load.model_dir);
   }
   ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend));
   absl::StatusOr<LoadedModel> loaded = LoadModel(*opened.backend, load);
@@ -45,7 +46,7 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
   opened.loaded = std::move(*loaded);
   if (opened.tokenizer != nullptr &&
       opened.tokenizer->vocab_size() > opened.loaded.spec.vocab_size) {
-    return DataLoss("{}: tokenizer.json has ids up to {}, but config.json's vocab_size is {}",
+    return DataLoss("{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}",
                     options.model, opened.tokenizer->vocab_size() - 1,
                     opened.loaded.spec.vocab_size);
   }

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/load.h"
+#include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
 #include "server/backends.h"
@@ -28,6 +29,9 @@ struct OpenModelOptions {
 struct OpenedModel {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;
+  // NOT_FOUND where the folder has none; the model works without.
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
+      absl::NotFoundError("not looked for");
   LoadedModel loaded;
   DType compute_dtype = DType::kBF16;
 };

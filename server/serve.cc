@@ -69,6 +69,7 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
                                   out->opened.tokenizer.get(), options.engine, out->metrics.get()));
   out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
                  out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
+  if (out->opened.chat_template.ok()) out->served.chat_template = out->opened.chat_template->get();
   return out;
 }
 
@@ -87,6 +88,11 @@ void LogReady(const Loaded& loaded) {
   for (const QuantizationReport::Group& g : report.groups) {
     spdlog::info("  {} modules {} as {}: {} parameters, {} bytes", g.modules, g.method, g.format,
                  g.parameters, g.bytes);
+  }
+  if (const absl::Status chat = loaded.opened.chat_template.status(); !chat.ok()) {
+    // A model without one was not trained on conversations; one that cannot be read is a pity.
+    spdlog::log(absl::IsNotFound(chat) ? spdlog::level::info : spdlog::level::warn,
+                "requests with messages are refused: {}", Message(chat));
   }
   spdlog::info("effective profile {} ({}):", report.profile_name, report.profile_hash);
   LogLines(report.effective_profile);

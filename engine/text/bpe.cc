@@ -4,6 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <utility>
+
+#include "engine/text/token_text.h"
+#include "engine/text/utf8.h"
 
 namespace quantd {
 namespace {
@@ -26,11 +30,38 @@ const Bpe::Merge* Bpe::Find(int32_t left, int32_t right) const {
   return merge.pair == kNoPair ? nullptr : &merge;
 }
 
-Bpe Bpe::Create(const BpeSpec& spec, const Vocabulary& vocabulary, FaultList* faults) {
+Bpe Bpe::Create(const TokenizerSpec& tokenizer, const Vocabulary& vocabulary, FaultList* faults) {
+  const BpeSpec& spec = tokenizer.bpe;
   Bpe bpe;
+  bpe.byte_level_ = tokenizer.byte_level;
+  bpe.byte_ids_.fill(-1);
+  bpe.ascii_ids_.fill(-1);
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
-    bpe.byte_ids_[byte] = vocabulary.FindModelBytes(std::string_view(&c, 1)).value_or(-1);
+    if (bpe.byte_level_) {
+      bpe.byte_ids_[byte] = vocabulary.FindPiece(std::string_view(&c, 1)).value_or(-1);
+    } else if (spec.byte_fallback) {
+      bpe.byte_ids_[byte] =
+          vocabulary.FindPiece(TokenOfByte(static_cast<uint8_t>(byte))).value_or(-1);
+    }
+  }
+  if (!bpe.byte_level_) {
+    for (const auto& [token, id] : spec.vocab) {
+      if (token.empty()) continue;
+      const Utf8Unit unit = NextUtf8(token);
+      if (unit.kind != Utf8Unit::Kind::kValid || unit.size != token.size()) continue;
+      if (unit.code_point < bpe.ascii_ids_.size()) {
+        bpe.ascii_ids_[unit.code_point] = id;
+      } else {
+        bpe.character_ids_.emplace(unit.code_point, id);
+      }
+    }
+    bpe.fuse_unk_ = spec.fuse_unk;
+    if (spec.unk_token) {
+      bpe.unk_id_ = vocabulary.FindModelToken(*spec.unk_token).value_or(-1);
+      if (bpe.unk_id_ < 0)
+        faults->Add("model.unk_token: {:?} is not in model.vocab", *spec.unk_token);
+    }
   }
   const size_t slots = std::bit_ceil(2 * spec.merges.size() + 2);
   bpe.table_.assign(slots, Merge{kNoPair, 0, 0});
@@ -48,7 +79,8 @@ Bpe Bpe::Create(const BpeSpec& spec, const Vocabulary& vocabulary, FaultList* fa
       continue;
     }
     const uint64_t pair = Pair(*left_id, *right_id);
-    bpe.table_[bpe.Slot(pair)] = Merge{pair, static_cast<uint32_t>(rank), *id};
+    const uint32_t order = spec.ranks.empty() ? static_cast<uint32_t>(rank) : spec.ranks[rank];
+    bpe.table_[bpe.Slot(pair)] = Merge{pair, order, *id};
   }
   return bpe;
 }
@@ -62,18 +94,52 @@ int Bpe::MissingBytes() const {
   return missing;
 }
 
+int32_t Bpe::CharacterId(char32_t code_point) const {
+  if (code_point < ascii_ids_.size()) return ascii_ids_[code_point];
+  const auto found = character_ids_.find(code_point);
+  return found == character_ids_.end() ? -1 : found->second;
+}
+
+void Bpe::Symbols(std::string_view piece, std::vector<Scratch::Symbol>* symbols) const {
+  const auto add = [&](int32_t id) {
+    const int32_t at = static_cast<int32_t>(symbols->size());
+    if (at > 0) symbols->back().next = at;
+    symbols->push_back({id, at - 1, -1});
+  };
+  if (byte_level_) {
+    for (const char c : piece) {
+      if (const int32_t id = byte_ids_[static_cast<uint8_t>(c)]; id >= 0) add(id);
+    }
+    return;
+  }
+  bool unknown = false;  // an unknown token is to be added, before the next known character
+  for (size_t at = 0; at < piece.size();) {
+    const Utf8Unit unit = NextUtf8(piece.substr(at));
+    const std::string_view bytes = piece.substr(at, unit.size);
+    at += unit.size;
+    if (const int32_t id = CharacterId(unit.code_point); id >= 0) {
+      if (std::exchange(unknown, false)) add(unk_id_);
+      add(id);
+      continue;
+    }
+    const auto has_token = [&](char c) { return byte_ids_[static_cast<uint8_t>(c)] >= 0; };
+    if (std::all_of(bytes.begin(), bytes.end(), has_token)) {
+      for (const char c : bytes) add(byte_ids_[static_cast<uint8_t>(c)]);
+      continue;
+    }
+    if (unk_id_ < 0) continue;
+    if (unknown && !fuse_unk_) add(unk_id_);
+    unknown = true;
+  }
+  if (unknown) add(unk_id_);
+}
+
 void Bpe::Encode(std::string_view piece, Scratch* scratch, std::vector<int32_t>* ids) const {
   auto& symbols = scratch->symbols;
   auto& queue = scratch->queue;
   symbols.clear();
   queue.clear();
-  for (const char c : piece) {
-    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
-    if (id < 0) continue;
-    const int32_t at = static_cast<int32_t>(symbols.size());
-    if (at > 0) symbols.back().next = at;
-    symbols.push_back({id, at - 1, -1});
-  }
+  Symbols(piece, &symbols);
 
   const auto entry = [](const Merge& merge, int32_t at) {
     return static_cast<uint64_t>(merge.rank) << 32 | static_cast<uint32_t>(at);

@@ -2,6 +2,7 @@
 // safe from any thread; each caller brings its own scratch memory.
 #pragma once
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -16,27 +17,26 @@ namespace quantd {
 class PreTokenizer {
  public:
   /// UNIMPLEMENTED naming a pattern that cannot be used.
-  static absl::StatusOr<PreTokenizer> Create(const PreTokenizerSpec& spec);
+  static absl::StatusOr<PreTokenizer> Create(const std::vector<PreTokenizerStep>& steps);
 
   using Emit = absl::FunctionRef<void(std::string_view piece)>;
   /// Calls `emit` for each piece of `text` (valid UTF-8) in order; the views live during the call
-  /// only.
-  absl::Status Split(std::string_view text, Regex::Scratch* scratch, Emit emit) const {
-    return Run(0, text, scratch, emit);
+  /// only. `at_start`: `text` is what the whole text begins with, not what comes after a token.
+  absl::Status Split(std::string_view text, bool at_start, Regex::Scratch* scratch,
+                     Emit emit) const {
+    return Run(0, text, at_start, scratch, emit);
   }
 
  private:
   struct Stage {
-    Regex regex;
-    bool remove_matches;
-    bool remove_others;
+    PreTokenizerStep step;
+    std::optional<Regex> regex;  // of kSplit
   };
   // Cuts `text` by the stages from `stage` on.
-  absl::Status Run(size_t stage, std::string_view text, Regex::Scratch* scratch, Emit emit) const;
+  absl::Status Run(size_t stage, std::string_view text, bool at_start, Regex::Scratch* scratch,
+                   Emit emit) const;
 
   std::vector<Stage> stages_;
-  bool add_prefix_space_ = false;
-  size_t prefix_stage_ = 0;  // ByteLevel's own: the space is put before what reaches it
 };
 
 }  // namespace quantd

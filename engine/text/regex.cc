@@ -68,6 +68,11 @@ absl::StatusOr<Regex> Regex::Compile(const std::string& pattern, bool literal) {
   return Regex(pattern, code);
 }
 
+bool Regex::MatchesNothing(Scratch* scratch) const {
+  const auto* nothing = reinterpret_cast<PCRE2_SPTR8>("");
+  return pcre2_match_8(code_.get(), nothing, 0, 0, 0, scratch->match_, scratch->context_) >= 0;
+}
+
 absl::Status Regex::Split(
     std::string_view text, Scratch* scratch,
     absl::FunctionRef<absl::Status(std::string_view part, bool is_match)> emit) const {

@@ -48,6 +48,9 @@ class Regex {
       std::string_view text, Scratch* scratch,
       absl::FunctionRef<absl::Status(std::string_view part, bool is_match)> emit) const;
 
+  /// Whether the pattern matches the empty text.
+  bool MatchesNothing(Scratch* scratch) const;
+
  private:
   struct Free {
     void operator()(pcre2_real_code_8* code) const;

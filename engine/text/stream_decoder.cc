@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/text/utf8.h"
 #include "kernels/check.h"
 
 namespace quantd {
@@ -21,26 +20,31 @@ size_t PossibleBeginning(std::string_view text, std::string_view stop) {
 }  // namespace
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
-                             bool skip_special_tokens)
+                             bool skip_special_tokens, bool continues)
     : tokenizer_(tokenizer),
-      stop_strings_(std::move(stop_strings)),
-      skip_special_tokens_(skip_special_tokens) {
+      skip_special_tokens_(skip_special_tokens),
+      joiner_(tokenizer, continues) {
+  SetStopStrings(std::move(stop_strings));
+}
+
+void StreamDecoder::SetStopStrings(std::vector<std::string> stop_strings) {
+  stop_strings_ = std::move(stop_strings);
   for (const std::string& stop : stop_strings_) QUANTD_CHECK(!stop.empty(), "an empty stop string");
 }
 
 bool StreamDecoder::Push(int32_t id, std::string* delta) {
   if (!matched_stop_.empty()) return true;
-  if (!skip_special_tokens_ || !tokenizer_.IsSpecial(id)) pending_ += tokenizer_.TokenBytes(id);
+  if (!skip_special_tokens_ || !tokenizer_.IsSpecial(id)) joiner_.Push(id, &held_);
   return Emit(false, delta);
 }
 
 void StreamDecoder::Finish(std::string* delta) {
-  if (matched_stop_.empty()) Emit(true, delta);
+  if (!matched_stop_.empty()) return;
+  joiner_.Finish(&held_);
+  Emit(true, delta);
 }
 
 bool StreamDecoder::Emit(bool last, std::string* delta) {
-  pending_.erase(0, AppendLossyUtf8(pending_, last, &held_));
-
   size_t end = std::string::npos, begin = 0;
   size_t possible = 0;
   for (const std::string& stop : stop_strings_) {
@@ -56,7 +60,6 @@ bool StreamDecoder::Emit(bool last, std::string* delta) {
   if (!matched_stop_.empty()) {
     delta->append(held_, 0, begin);
     held_.clear();
-    pending_.clear();
     return true;
   }
   const size_t certain = last ? held_.size() : held_.size() - possible;

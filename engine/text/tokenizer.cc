@@ -1,12 +1,14 @@
-// The byte-level BPE tokenizer: its stages in sequence. See tokenizer.h.
+// The BPE tokenizer: its stages in sequence. See tokenizer.h.
 #include "engine/text/tokenizer.h"
 
 #include <utility>
 
 #include "engine/text/added_tokens.h"
 #include "engine/text/bpe.h"
-#include "engine/text/normalizer.h"
+#include "engine/text/normalizer_chain.h"
 #include "engine/text/pre_tokenizer.h"
+#include "engine/text/token_joiner.h"
+#include "engine/text/token_text.h"
 #include "engine/text/tokenizer_spec.h"
 #include "engine/text/utf8.h"
 #include "engine/text/vocabulary.h"
@@ -23,24 +25,35 @@ class BpeTokenizer final : public Tokenizer {
     FaultList faults;
     std::unique_ptr<BpeTokenizer> tokenizer(new BpeTokenizer);
     tokenizer->vocabulary_ = Vocabulary::Create(spec, &faults);
-    tokenizer->bpe_ = Bpe::Create(spec.bpe, tokenizer->vocabulary_, &faults);
+    tokenizer->bpe_ = Bpe::Create(spec, tokenizer->vocabulary_, &faults);
     tokenizer->ignore_merges_ = spec.bpe.ignore_merges;
     tokenizer->FindNamed(spec, &faults);
     RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec.path));
-    if (const int missing = tokenizer->bpe_.MissingBytes(); spec.bpe.unk_token && missing > 0) {
+    const int missing = spec.byte_level ? tokenizer->bpe_.MissingBytes() : 0;
+    if (spec.bpe.unk_token && missing > 0) {
       return Unimplemented(
           "{}: model.unk_token {:?} is not supported where bytes have no token ({} here)",
           spec.path, *spec.bpe.unk_token, missing);
     }
-    auto pre_tokenizer = PreTokenizer::Create(spec.pre_tokenizer);
+    auto pre_tokenizer = PreTokenizer::Create(spec.pre_tokenizers);
     if (!pre_tokenizer.ok()) return Annotate(pre_tokenizer.status(), spec.path);
     tokenizer->pre_tokenizer_.emplace(std::move(pre_tokenizer).value());
 
-    tokenizer->normalizers_ = spec.normalizers;
+    auto normalizers = NormalizerChain::Create(spec.normalizers);
+    if (!normalizers.ok()) return Annotate(normalizers.status(), spec.path);
+    tokenizer->normalizers_ = std::move(normalizers).value();
+    tokenizer->decoder_ = spec.decoder;
+    tokenizer->join_rules_ = {!spec.byte_level, spec.decoder.strip, spec.decoder.strip_start};
+    Regex::Scratch scratch;
     for (const AddedTokenSpec& token : spec.added_tokens) {
-      if (token.normalized) {
-        ASSIGN_OR_RETURN(const std::string pattern, Normalize(spec.normalizers, token.content));
+      if (token.model_symbol) {
+        tokenizer->added_normalized_.Add(token, token.content);
+      } else if (token.normalized) {
+        ASSIGN_OR_RETURN(const std::string pattern,
+                         tokenizer->normalizers_.Normalize(token.content, &scratch));
         tokenizer->added_normalized_.Add(token, pattern);
+        // Decoded as it is looked for, as by tokenizers since 0.22.
+        if (!spec.byte_level) tokenizer->vocabulary_.Respell(spec.decoder, token.id, pattern);
       } else {
         tokenizer->added_raw_.Add(token, token.content);
       }
@@ -66,7 +79,8 @@ class BpeTokenizer final : public Tokenizer {
       if (segment.id >= 0) {
         ids.push_back(segment.id);
       } else {
-        RETURN_IF_ERROR(EncodeRaw(segment.text, &scratch, &ids));
+        const bool at_start = segment.text.data() == text.data();
+        RETURN_IF_ERROR(EncodeRaw(segment.text, at_start, &scratch, &ids));
       }
     }
     if (add_special_tokens) ids.insert(ids.end(), template_after_.begin(), template_after_.end());
@@ -75,23 +89,17 @@ class BpeTokenizer final : public Tokenizer {
 
   std::string_view TokenBytes(int32_t id) const override { return vocabulary_.Bytes(id); }
   bool IsSpecial(int32_t id) const override { return vocabulary_.IsSpecial(id); }
+  bool IsByteToken(int32_t id) const override { return vocabulary_.IsByte(id); }
+  std::string FirstTokenBytes(int32_t id) const override {
+    return EditToken(decoder_, vocabulary_.Spelling(id), true);
+  }
+  const JoinRules& join_rules() const override { return join_rules_; }
   std::optional<int32_t> TokenToId(std::string_view token) const override {
     return vocabulary_.Find(token);
   }
   int32_t vocab_size() const override { return vocabulary_.size(); }
   std::optional<int32_t> bos_id() const override { return bos_id_; }
   std::optional<int32_t> eos_id() const override { return eos_id_; }
-
-  std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const override {
-    std::string bytes;
-    for (const int32_t id : ids) {
-      if (!skip_special_tokens || !IsSpecial(id)) bytes += TokenBytes(id);
-    }
-    std::string text;
-    text.reserve(bytes.size());
-    AppendLossyUtf8(bytes, true, &text);
-    return text;
-  }
 
  private:
   struct Scratch {
@@ -120,11 +128,12 @@ class BpeTokenizer final : public Tokenizer {
     eos_id_ = find("eos_token", spec.eos_token);
   }
 
-  // Text without added tokens of the raw kind.
-  absl::Status EncodeRaw(std::string_view text, Scratch* scratch, std::vector<int32_t>* ids) const {
+  // Text without added tokens of the raw kind. `at_start`: the whole text begins with it.
+  absl::Status EncodeRaw(std::string_view text, bool at_start, Scratch* scratch,
+                         std::vector<int32_t>* ids) const {
     std::string normalized;
     if (!normalizers_.empty()) {
-      ASSIGN_OR_RETURN(normalized, Normalize(normalizers_, text));
+      ASSIGN_OR_RETURN(normalized, normalizers_.Normalize(text, &scratch->regex));
       text = normalized;
     }
     scratch->segments.clear();
@@ -134,10 +143,11 @@ class BpeTokenizer final : public Tokenizer {
         ids->push_back(segment.id);
         continue;
       }
+      const bool first = at_start && segment.text.data() == text.data();
       RETURN_IF_ERROR(
-          pre_tokenizer_->Split(segment.text, &scratch->regex, [&](std::string_view piece) {
+          pre_tokenizer_->Split(segment.text, first, &scratch->regex, [&](std::string_view piece) {
             const std::optional<int32_t> whole =
-                ignore_merges_ ? vocabulary_.FindModelBytes(piece) : std::nullopt;
+                ignore_merges_ ? vocabulary_.FindPiece(piece) : std::nullopt;
             if (whole) {
               ids->push_back(*whole);
             } else {
@@ -150,11 +160,13 @@ class BpeTokenizer final : public Tokenizer {
 
   Vocabulary vocabulary_;
   AddedTokens added_raw_;
-  std::vector<NormalizationForm> normalizers_;
+  NormalizerChain normalizers_;
   AddedTokens added_normalized_;
   std::optional<PreTokenizer> pre_tokenizer_;  // set by Create
   bool ignore_merges_ = false;
   Bpe bpe_;
+  TextDecoderSpec decoder_;
+  JoinRules join_rules_;
   std::vector<int32_t> template_before_;
   std::vector<int32_t> template_after_;
   std::optional<int32_t> bos_id_;
@@ -162,6 +174,21 @@ class BpeTokenizer final : public Tokenizer {
 };
 
 }  // namespace
+
+const JoinRules& Tokenizer::join_rules() const {
+  static const JoinRules any_bytes;
+  return any_bytes;
+}
+
+std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  TokenJoiner joiner(*this, false);
+  std::string text;
+  for (const int32_t id : ids) {
+    if (!skip_special_tokens || !IsSpecial(id)) joiner.Push(id, &text);
+  }
+  joiner.Finish(&text);
+  return text;
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& dir) {
   ASSIGN_OR_RETURN(const TokenizerSpec spec, ReadTokenizerSpec(dir));

@@ -1,12 +1,16 @@
 // Reads and validates tokenizer.json and tokenizer_config.json; see tokenizer_spec.h.
 #include "engine/text/tokenizer_spec.h"
 
+#include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 
+#include "engine/text/sentencepiece_model.h"
+#include "engine/text/utf8.h"
 #include "kernels/fault_list.h"
 
 namespace quantd {
@@ -22,7 +26,7 @@ constexpr std::string_view kGpt2Pattern =
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 constexpr int kMaxDepth = 8;  // of Sequence in Sequence
 
-absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
   std::error_code error;
   const auto kind = std::filesystem::status(path, error);
   if (!std::filesystem::exists(kind)) return NotFound("{}: no such file", path.string());
@@ -38,6 +42,11 @@ absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
   if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
     return DataLoss("{}: cannot read {} bytes", path.string(), size);
   }
+  return text;
+}
+
+absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) return DataLoss("{}: not valid JSON", path.string());
   if (!json.is_object()) return DataLoss("{}: not a JSON object", path.string());
@@ -93,6 +102,18 @@ class Object {
   FaultList* faults_;
 };
 
+// Of an added token everything but its id.
+AddedTokenSpec ReadAddedToken(const Object& object) {
+  AddedTokenSpec token;
+  token.content = object.String("content");
+  token.single_word = object.Bool("single_word", false);
+  token.lstrip = object.Bool("lstrip", false);
+  token.rstrip = object.Bool("rstrip", false);
+  token.special = object.Bool("special", false);
+  token.normalized = object.Bool("normalized", !token.special);
+  return token;
+}
+
 class Reader {
  public:
   Reader(TokenizerSpec* spec, FaultList* faults) : spec_(spec), faults_(faults) {}
@@ -101,14 +122,15 @@ class Reader {
   absl::Status Read(const Json& json) {
     ReadAddedTokens(json);
     RETURN_IF_ERROR(ReadNormalizer(Value(json, "normalizer"), "normalizer", 0));
-    bool byte_level = false;
-    RETURN_IF_ERROR(
-        ReadPreTokenizer(Value(json, "pre_tokenizer"), "pre_tokenizer", 0, &byte_level));
-    if (!byte_level) return Unsupported("pre_tokenizer", "one that does not end in ByteLevel");
+    spec_->byte_level = false;
+    RETURN_IF_ERROR(ReadPreTokenizer(Value(json, "pre_tokenizer"), "pre_tokenizer", 0));
     RETURN_IF_ERROR(ReadPostProcessor(Value(json, "post_processor"), "post_processor", 0));
-    const Object decoder(Value(json, "decoder"), "decoder", faults_);
-    const std::string kind = decoder.String("type");
-    if (faults_->empty() && kind != "ByteLevel") return Unsupported("decoder", kind);
+    bool fused = false;
+    RETURN_IF_ERROR(ReadDecoder(Value(json, "decoder"), "decoder", 0, &fused));
+    if (faults_->empty() && spec_->decoder.byte_level != spec_->byte_level) {
+      return Unsupported("decoder", spec_->byte_level ? "one other than ByteLevel after ByteLevel"
+                                                      : "ByteLevel without its pre_tokenizer");
+    }
     return ReadModel(Value(json, "model"));
   }
 
@@ -139,13 +161,7 @@ class Reader {
     const Json& tokens = Object(json, "tokenizer.json", faults_).Array("added_tokens");
     for (size_t i = 0; i < tokens.size(); ++i) {
       const Object object(tokens[i], fmt::format("added_tokens[{}]", i), faults_);
-      AddedTokenSpec token;
-      token.content = object.String("content");
-      token.single_word = object.Bool("single_word", false);
-      token.lstrip = object.Bool("lstrip", false);
-      token.rstrip = object.Bool("rstrip", false);
-      token.special = object.Bool("special", false);
-      token.normalized = object.Bool("normalized", !token.special);
+      AddedTokenSpec token = ReadAddedToken(object);
       const std::optional<int32_t> id = Id(object.Get("id"), object.NameOf("id"));
       if (!id || token.content.empty()) continue;  // an empty one is ignored, as by tokenizers
       token.id = *id;
@@ -165,61 +181,183 @@ class Reader {
             ReadNormalizer(parts[i], fmt::format("{}.normalizers[{}]", name, i), depth + 1));
       }
     } else if (kind == "NFC") {
-      spec_->normalizers.push_back(NormalizationForm::kNfc);
+      AddForm(NormalizationForm::kNfc);
     } else if (kind == "NFD") {
-      spec_->normalizers.push_back(NormalizationForm::kNfd);
+      AddForm(NormalizationForm::kNfd);
     } else if (kind == "NFKC") {
-      spec_->normalizers.push_back(NormalizationForm::kNfkc);
+      AddForm(NormalizationForm::kNfkc);
     } else if (kind == "NFKD") {
-      spec_->normalizers.push_back(NormalizationForm::kNfkd);
+      AddForm(NormalizationForm::kNfkd);
+    } else if (kind == "Prepend") {
+      NormalizerStep step;
+      step.kind = NormalizerStep::Kind::kPrepend;
+      step.content = object.String("prepend");
+      spec_->normalizers.push_back(std::move(step));
+    } else if (kind == "Replace") {
+      NormalizerStep step;
+      step.kind = NormalizerStep::Kind::kReplace;
+      RETURN_IF_ERROR(ReadPattern(object, &step.pattern, &step.literal));
+      step.content = object.String("content");
+      spec_->normalizers.push_back(std::move(step));
     } else if (!kind.empty()) {
       return Unsupported(name, kind);
     }
     return absl::OkStatus();
   }
 
-  absl::Status ReadPreTokenizer(const Json& json, const std::string& name, int depth,
-                                bool* byte_level) {
+  void AddForm(NormalizationForm form) {
+    NormalizerStep step;
+    step.form = form;
+    spec_->normalizers.push_back(std::move(step));
+  }
+
+  // {"String": "..."} or {"Regex": "..."}.
+  absl::Status ReadPattern(const Object& object, std::string* pattern, bool* literal) {
+    const Object json(object.Get("pattern"), object.NameOf("pattern"), faults_);
+    *literal = json.Get("Regex").is_null();
+    *pattern = json.String(*literal ? "String" : "Regex");
+    if (!faults_->empty() || !pattern->empty()) return absl::OkStatus();
+    return Unsupported(object.NameOf("pattern"), "an empty pattern");
+  }
+
+  absl::Status ReadPreTokenizer(const Json& json, const std::string& name, int depth) {
     if (json.is_null()) return absl::OkStatus();
     RETURN_IF_ERROR(CheckDepth(name, depth));
     const Object object(json, name, faults_);
     const std::string kind = object.String("type");
     // After ByteLevel the text is in another alphabet, which the patterns here would not see.
-    if (*byte_level) return Unsupported(name, fmt::format("{} after ByteLevel", kind));
-    PreTokenizerSpec& spec = spec_->pre_tokenizer;
+    if (spec_->byte_level) return Unsupported(name, fmt::format("{} after ByteLevel", kind));
+    PreTokenizerStep step;
     if (kind == "Sequence") {
       const Json& parts = object.Array("pretokenizers");
       for (size_t i = 0; i < parts.size(); ++i) {
-        RETURN_IF_ERROR(ReadPreTokenizer(parts[i], fmt::format("{}.pretokenizers[{}]", name, i),
-                                         depth + 1, byte_level));
+        RETURN_IF_ERROR(
+            ReadPreTokenizer(parts[i], fmt::format("{}.pretokenizers[{}]", name, i), depth + 1));
       }
     } else if (kind == "ByteLevel") {
-      *byte_level = true;
-      spec.add_prefix_space = object.Bool("add_prefix_space", true);
-      if (object.Bool("use_regex", true)) spec.gpt2_pattern = kGpt2Pattern;
+      spec_->byte_level = true;
+      if (object.Bool("add_prefix_space", true)) {
+        step.kind = PreTokenizerStep::Kind::kPrefixSpace;
+        spec_->pre_tokenizers.push_back(step);
+      }
+      if (object.Bool("use_regex", true)) AddSplit(kGpt2Pattern, SplitBehavior::kIsolated);
+    } else if (kind == "Digits") {
+      const bool each = object.Bool("individual_digits", false);
+      AddSplit("\\p{N}", each ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
+    } else if (kind == "Metaspace") {
+      return ReadMetaspace(object);
     } else if (kind == "Split") {
-      return ReadSplit(object);
+      RETURN_IF_ERROR(ReadPattern(object, &step.pattern, &step.literal));
+      step.invert = object.Bool("invert", false);
+      const std::string behavior = object.String("behavior");
+      if (!faults_->empty()) return absl::OkStatus();
+      constexpr std::string_view kBehaviors[] = {"Removed", "Isolated", "Contiguous",
+                                                 "MergedWithPrevious", "MergedWithNext"};
+      const auto* found = std::find(std::begin(kBehaviors), std::end(kBehaviors), behavior);
+      if (found == std::end(kBehaviors)) return Unsupported(object.NameOf("behavior"), behavior);
+      step.behavior = static_cast<SplitBehavior>(found - std::begin(kBehaviors));
+      spec_->pre_tokenizers.push_back(std::move(step));
     } else if (!kind.empty()) {
       return Unsupported(name, kind);
     }
     return absl::OkStatus();
   }
 
-  absl::Status ReadSplit(const Object& object) {
-    SplitSpec split;
-    const Object pattern(object.Get("pattern"), object.NameOf("pattern"), faults_);
-    split.literal = pattern.Get("Regex").is_null();
-    split.pattern = pattern.String(split.literal ? "String" : "Regex");
-    const std::string behavior = object.String("behavior");
-    split.removed = behavior == "Removed";
-    split.invert = object.Bool("invert", false);
+  void AddSplit(std::string_view pattern, SplitBehavior behavior, bool literal = false) {
+    PreTokenizerStep step;
+    step.pattern = pattern;
+    step.behavior = behavior;
+    step.literal = literal;
+    spec_->pre_tokenizers.push_back(std::move(step));
+  }
+
+  absl::Status ReadMetaspace(const Object& object) {
+    using Prepend = PreTokenizerStep::Prepend;
+    PreTokenizerStep step;
+    step.kind = PreTokenizerStep::Kind::kMetaspace;
+    step.replacement = object.String("replacement");
+    const std::string scheme = object.OptionalString("prepend_scheme").value_or("always");
+    const bool split = object.Bool("split", true);
+    const bool prefix = object.Bool("add_prefix_space", true);  // what files of 2023 have
     if (!faults_->empty()) return absl::OkStatus();
-    if (!split.removed && behavior != "Isolated") {
-      return Unsupported(object.NameOf("behavior"), behavior);
+    if (step.replacement.empty() || NextUtf8(step.replacement).size != step.replacement.size()) {
+      return Unsupported(object.NameOf("replacement"), "one that is not one character");
     }
-    if (split.pattern.empty()) return Unsupported(object.NameOf("pattern"), "an empty pattern");
-    spec_->pre_tokenizer.splits.push_back(std::move(split));
+    if (!prefix || scheme == "never") {
+      step.prepend = Prepend::kNever;
+    } else if (scheme == "first") {
+      step.prepend = Prepend::kFirst;
+    } else if (scheme != "always") {
+      return Unsupported(object.NameOf("prepend_scheme"), scheme);
+    }
+    const std::string replacement = step.replacement;
+    spec_->pre_tokenizers.push_back(std::move(step));
+    if (split) AddSplit(replacement, SplitBehavior::kMergedWithNext, true);
     return absl::OkStatus();
+  }
+
+  // `*fused`: the tokens before this decoder are one text.
+  absl::Status ReadDecoder(const Json& json, const std::string& name, int depth, bool* fused) {
+    RETURN_IF_ERROR(CheckDepth(name, depth));
+    const Object object(json, name, faults_);
+    const std::string kind = object.String("type");
+    TextDecoderSpec& decoder = spec_->decoder;
+    using Edit = TextDecoderSpec::Edit;
+    const bool per_token = !decoder.byte_fallback && !*fused && !decoder.byte_level;
+    if (kind == "Sequence") {
+      const Json& parts = object.Array("decoders");
+      for (size_t i = 0; i < parts.size(); ++i) {
+        RETURN_IF_ERROR(
+            ReadDecoder(parts[i], fmt::format("{}.decoders[{}]", name, i), depth + 1, fused));
+      }
+      return absl::OkStatus();
+    }
+    if (kind == "Fuse" && !decoder.byte_level) {
+      *fused = true;
+      return absl::OkStatus();
+    }
+    if (kind == "ByteLevel" && per_token && decoder.edits.empty()) {
+      decoder.byte_level = true;
+      return absl::OkStatus();
+    }
+    if (kind == "ByteFallback" && per_token) {
+      decoder.byte_fallback = true;
+      return absl::OkStatus();
+    }
+    if (kind == "Replace" && per_token) {
+      Edit edit;
+      bool literal = true;
+      RETURN_IF_ERROR(ReadPattern(object, &edit.pattern, &literal));
+      edit.content = object.String("content");
+      if (!literal) return Unsupported(object.NameOf("pattern"), "a Regex");
+      decoder.edits.push_back(std::move(edit));
+      return absl::OkStatus();
+    }
+    if (kind == "Metaspace" && per_token) {
+      const bool never = !object.Bool("add_prefix_space", true) ||
+                         object.OptionalString("prepend_scheme").value_or("always") == "never";
+      decoder.edits.push_back({never ? Edit::Kind::kReplace : Edit::Kind::kMetaspace,
+                               object.String("replacement"), " "});
+      if (faults_->empty() && decoder.edits.back().pattern.empty()) {
+        return Unsupported(object.NameOf("replacement"), "an empty one");
+      }
+      return absl::OkStatus();
+    }
+    if (kind == "Strip" && *fused && decoder.strip.empty()) {
+      decoder.strip = object.String("content");
+      const Json &start = object.Get("start"), &stop = object.Get("stop");
+      if (faults_->empty() && (!start.is_number_unsigned() || start > 1000 || stop != 0)) {
+        return Unsupported(name, "Strip with this start or stop");
+      }
+      decoder.strip_start = faults_->empty() ? start.get<int32_t>() : 0;
+      if (decoder.strip.empty()) return Unsupported(object.NameOf("content"), "an empty one");
+      return absl::OkStatus();
+    }
+    if (!faults_->empty()) return absl::OkStatus();
+    constexpr std::string_view kKnown[] = {"Fuse",    "ByteLevel", "ByteFallback",
+                                           "Replace", "Metaspace", "Strip"};
+    const bool known = std::find(std::begin(kKnown), std::end(kKnown), kind) != std::end(kKnown);
+    return Unsupported(name, known ? fmt::format("{} at this place", kind) : kind);
   }
 
   absl::Status ReadPostProcessor(const Json& json, const std::string& name, int depth) {
@@ -284,7 +422,11 @@ class Reader {
     }
     const Json& dropout = object.Get("dropout");
     if (!dropout.is_null() && dropout != 0) return Unsupported("model.dropout", dropout.dump());
-    if (object.Bool("byte_fallback", false)) return Unsupported("model.byte_fallback", "true");
+    spec_->bpe.byte_fallback = object.Bool("byte_fallback", false);
+    if (spec_->bpe.byte_fallback && spec_->byte_level) {
+      return Unsupported("model.byte_fallback", "true beside ByteLevel");
+    }
+    spec_->bpe.fuse_unk = object.Bool("fuse_unk", false);
     spec_->bpe.ignore_merges = object.Bool("ignore_merges", false);
     spec_->bpe.unk_token = object.OptionalString("unk_token");
 
@@ -338,26 +480,98 @@ std::optional<std::string> ConfigToken(const Json& config, const char* key, Faul
   return object.OptionalString(key);
 }
 
+// What transformers' tokenizers of SentencePiece models take from tokenizer_config.json beside the
+// model: further tokens, and which tokens surround a text.
+void ApplyConfigToModel(const Json& config, TokenizerSpec* spec, FaultList* faults) {
+  const Object object(config, "tokenizer_config.json", faults);
+  const Json& added = object.Get("added_tokens_decoder");
+  if (!added.is_null() && !added.is_object()) {
+    faults->Add("{}: not an object", object.NameOf("added_tokens_decoder"));
+  } else if (added.is_object()) {
+    for (const auto& [key, value] : added.items()) {
+      const Object entry(value, fmt::format("added_tokens_decoder.{}", key), faults);
+      AddedTokenSpec token = ReadAddedToken(entry);
+      int32_t id = 0;
+      const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || id < 0 ||
+          id >= kMaxTokens) {
+        faults->Add("{}: not a token id (0 to {})", entry.name(), kMaxTokens - 1);
+        continue;
+      }
+      token.id = id;
+      // The file's flags take the place of the model's.
+      std::erase_if(spec->added_tokens, [&](const AddedTokenSpec& t) { return t.id == token.id; });
+      if (!token.content.empty()) spec->added_tokens.push_back(std::move(token));
+    }
+  }
+  // Since transformers 4.31 `legacy: false` puts a space only before the text's very first word.
+  if (!object.Bool("legacy", true) && !spec->normalizers.empty() &&
+      spec->normalizers.front().kind == NormalizerStep::Kind::kPrepend) {
+    PreTokenizerStep step;
+    step.kind = PreTokenizerStep::Kind::kMetaspace;
+    step.replacement = spec->normalizers.front().content;
+    step.prepend = PreTokenizerStep::Prepend::kFirst;
+    spec->pre_tokenizers.push_back(std::move(step));
+    spec->normalizers.clear();
+  }
+}
+
+// bos_token and eos_token around the text, as LlamaTokenizer and GemmaTokenizer have them.
+void MakeTemplate(const Json& config, TokenizerSpec* spec, FaultList* faults) {
+  const Object object(config, "tokenizer_config.json", faults);
+  const auto add = [&](bool wanted, const std::optional<std::string>& token,
+                       std::vector<int32_t>* ids) {
+    if (!wanted || !token) return;
+    for (const auto& [spelling, id] : spec->bpe.vocab) {
+      if (spelling == *token) return ids->push_back(id);
+    }
+    for (const AddedTokenSpec& added : spec->added_tokens) {
+      if (added.content == *token) return ids->push_back(added.id);
+    }
+  };
+  add(object.Bool("add_bos_token", true), spec->bos_token, &spec->template_before);
+  add(object.Bool("add_eos_token", false), spec->eos_token, &spec->template_after);
+}
+
+absl::Status ReadTokenizerJson(const std::filesystem::path& path, TokenizerSpec* spec) {
+  FaultList faults;
+  ASSIGN_OR_RETURN(const Json json, ReadJson(path));
+  const absl::Status status = Reader(spec, &faults).Read(json);
+  // A malformed part can look like an unsupported one, so faults come first.
+  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec->path));
+  return Annotate(status, spec->path);
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::filesystem::path& dir) {
   TokenizerSpec spec;
-  const std::filesystem::path path = dir / "tokenizer.json";
+  std::filesystem::path path = dir / "tokenizer.json";
+  std::error_code error;
+  const bool sentencepiece = !std::filesystem::exists(path, error) &&
+                             std::filesystem::exists(dir / "tokenizer.model", error);
+  if (sentencepiece) path = dir / "tokenizer.model";
   spec.path = path.string();
-  FaultList faults;
-  {
-    ASSIGN_OR_RETURN(const Json json, ReadJson(path));
-    const absl::Status status = Reader(&spec, &faults).Read(json);
-    // A malformed part can look like an unsupported one, so faults come first.
-    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec.path));
-    RETURN_IF_ERROR(Annotate(status, spec.path));
+  if (sentencepiece) {
+    ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+    RETURN_IF_ERROR(Annotate(ParseSentencePieceModel(bytes, &spec), spec.path));
+  } else {
+    RETURN_IF_ERROR(ReadTokenizerJson(path, &spec));
   }
   const std::filesystem::path config_path = dir / "tokenizer_config.json";
-  std::error_code error;
-  if (!std::filesystem::exists(config_path, error)) return spec;
-  ASSIGN_OR_RETURN(const Json config, ReadJson(config_path));
-  spec.bos_token = ConfigToken(config, "bos_token", &faults);
-  spec.eos_token = ConfigToken(config, "eos_token", &faults);
+  Json config = Json::object();
+  if (std::filesystem::exists(config_path, error)) {
+    ASSIGN_OR_RETURN(config, ReadJson(config_path));
+  } else if (!sentencepiece) {
+    return spec;
+  }
+  FaultList faults;
+  if (auto bos = ConfigToken(config, "bos_token", &faults)) spec.bos_token = std::move(bos);
+  if (auto eos = ConfigToken(config, "eos_token", &faults)) spec.eos_token = std::move(eos);
+  if (sentencepiece) {
+    ApplyConfigToModel(config, &spec, &faults);
+    MakeTemplate(config, &spec, &faults);
+  }
   RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), config_path.string()));
   return spec;
 }

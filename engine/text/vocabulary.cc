@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/text/byte_level.h"
+#include "engine/text/token_text.h"
 
 namespace quantd {
 
@@ -18,11 +19,27 @@ void Vocabulary::Reserve(int32_t id) {
   bytes_.resize(id + 1);
   exists_.resize(id + 1);
   special_.resize(id + 1);
+  is_byte_.resize(id + 1);
+  if (!byte_level_) spellings_.resize(id + 1);
+}
+
+void Vocabulary::Respell(const TextDecoderSpec& decoder, int32_t id, std::string_view spelling) {
+  const std::optional<char> byte =
+      decoder.byte_fallback ? ByteOfToken(spelling) : std::optional<char>();
+  is_byte_[id] = byte.has_value();
+  bytes_[id] = byte ? std::string(1, *byte) : EditToken(decoder, spelling, false);
+  spellings_[id] = spelling;
+}
+
+std::string_view Vocabulary::Spelling(int32_t id) const {
+  if (!InRange(id)) return {};
+  return byte_level_ ? bytes_[id] : spellings_[id];
 }
 
 Vocabulary Vocabulary::Create(const TokenizerSpec& spec, FaultList* faults) {
   Vocabulary vocabulary;
-  vocabulary.by_bytes_.reserve(spec.bpe.vocab.size());
+  vocabulary.byte_level_ = spec.byte_level;
+  vocabulary.pieces_.reserve(spec.bpe.vocab.size());
   std::string bytes;
   for (const auto& [spelling, id] : spec.bpe.vocab) {
     vocabulary.Reserve(id);
@@ -32,9 +49,14 @@ Vocabulary Vocabulary::Create(const TokenizerSpec& spec, FaultList* faults) {
       continue;
     }
     vocabulary.exists_[id] = 1;
+    if (!spec.byte_level) {
+      vocabulary.Respell(spec.decoder, id, spelling);
+      vocabulary.pieces_.emplace(spelling, id);
+      continue;
+    }
     const bool byte_level = FromByteLevel(spelling, &bytes);
     vocabulary.bytes_[id] = byte_level ? bytes : spelling;
-    (byte_level ? vocabulary.by_bytes_ : vocabulary.other_spelling_)
+    (byte_level ? vocabulary.pieces_ : vocabulary.other_spelling_)
         .emplace(vocabulary.bytes_[id], id);
   }
   for (const AddedTokenSpec& token : spec.added_tokens) {
@@ -52,7 +74,8 @@ Vocabulary Vocabulary::Create(const TokenizerSpec& spec, FaultList* faults) {
     vocabulary.exists_[token.id] = 1;
     // A token of its own stands for its content, also where all its characters happen to be letters
     // of the byte-level alphabet ("\u00fc" is a u with diaeresis, not the byte 0xFC).
-    if (!known) vocabulary.bytes_[token.id] = token.content;
+    if (!known && spec.byte_level) vocabulary.bytes_[token.id] = token.content;
+    if (!known && !spec.byte_level) vocabulary.Respell(spec.decoder, token.id, token.content);
     if (token.special) vocabulary.special_[token.id] = 1;
     vocabulary.added_.emplace(token.content, token.id);
   }
@@ -60,8 +83,9 @@ Vocabulary Vocabulary::Create(const TokenizerSpec& spec, FaultList* faults) {
 }
 
 std::optional<int32_t> Vocabulary::FindModelToken(std::string_view spelling) const {
+  if (!byte_level_) return Get(pieces_, spelling);
   std::string bytes;
-  if (FromByteLevel(spelling, &bytes)) return Get(by_bytes_, bytes);
+  if (FromByteLevel(spelling, &bytes)) return Get(pieces_, bytes);
   return Get(other_spelling_, spelling);
 }
 

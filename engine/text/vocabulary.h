@@ -20,19 +20,25 @@ class Vocabulary {
   /// with two ids, is added to `faults`.
   static Vocabulary Create(const TokenizerSpec& spec, FaultList* faults);
 
+  /// Gives a token of a vocabulary that is not byte-level the text of another spelling.
+  void Respell(const TextDecoderSpec& decoder, int32_t id, std::string_view spelling);
+
   int32_t size() const { return static_cast<int32_t>(bytes_.size()); }
   std::string_view Bytes(int32_t id) const { return InRange(id) ? bytes_[id] : std::string_view(); }
   bool IsSpecial(int32_t id) const { return InRange(id) && special_[id] != 0; }
   bool Exists(int32_t id) const { return InRange(id) && exists_[id] != 0; }
+  /// Whether the token is one of byte fallback.
+  bool IsByte(int32_t id) const { return InRange(id) && is_byte_[id] != 0; }
+  /// How the file spells the token.
+  std::string_view Spelling(int32_t id) const;
 
   /// The token spelled so in the file, added or not.
   std::optional<int32_t> Find(std::string_view spelling) const;
   /// The token of the model's vocabulary (not an added one) spelled so in the file.
   std::optional<int32_t> FindModelToken(std::string_view spelling) const;
-  /// The token of the model's vocabulary that has these bytes.
-  std::optional<int32_t> FindModelBytes(std::string_view bytes) const {
-    return Get(by_bytes_, bytes);
-  }
+  /// The token of the model's vocabulary that is this piece of a text: its bytes in a byte-level
+  /// vocabulary, else its spelling.
+  std::optional<int32_t> FindPiece(std::string_view piece) const { return Get(pieces_, piece); }
 
  private:
   struct Hash {
@@ -44,11 +50,14 @@ class Vocabulary {
   bool InRange(int32_t id) const { return id >= 0 && id < size(); }
   void Reserve(int32_t id);
 
-  std::vector<std::string> bytes_;  // by id; empty where no token has the id
+  bool byte_level_ = true;
+  std::vector<std::string> bytes_;      // by id; empty where no token has the id
+  std::vector<std::string> spellings_;  // by id, where they differ from the bytes
   std::vector<uint8_t> exists_;
   std::vector<uint8_t> special_;
-  Map by_bytes_;        // the model's tokens that are spelled in the byte-level alphabet
-  Map other_spelling_;  // the model's tokens that are not
+  std::vector<uint8_t> is_byte_;
+  Map pieces_;          // the model's tokens; byte-level: those spelled in its alphabet, by bytes
+  Map other_spelling_;  // byte-level: the model's tokens that are not
   Map added_;           // by content
 };
 

@@ -35,6 +35,8 @@ struct GenerateFlags {
   BackendOptions backend;
   std::string prompt;
   std::string prompt_file;
+  bool chat = false;
+  std::string system;
   int32_t max_tokens = kCliMaxTokens;
   std::optional<float> temperature;
   std::optional<float> top_p;
@@ -56,13 +58,24 @@ absl::Status CheckUtf8(const char* what, const std::string& text) {
 
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   v1::GenerateRequest request;
-  request.set_text(flags.prompt);
+  std::string prompt = flags.prompt;
   if (!flags.prompt_file.empty()) {
-    ASSIGN_OR_RETURN(*request.mutable_text(),
-                     ReadInput(flags.prompt_file, "--prompt-file " + flags.prompt_file));
+    ASSIGN_OR_RETURN(prompt, ReadInput(flags.prompt_file, "--prompt-file " + flags.prompt_file));
   }
-  RETURN_IF_ERROR(CheckUtf8("the prompt", request.text()));
-  request.set_add_special_tokens(!flags.no_special);
+  RETURN_IF_ERROR(CheckUtf8("the prompt", prompt));
+  RETURN_IF_ERROR(CheckUtf8("--system", flags.system));
+  if (flags.chat) {
+    const auto add = [&](const char* role, const std::string& content) {
+      v1::ChatMessage* message = request.add_messages();
+      message->set_role(role);
+      message->set_content(content);
+    };
+    if (!flags.system.empty()) add("system", flags.system);
+    add("user", prompt);
+  } else {
+    request.set_text(std::move(prompt));
+    request.set_add_special_tokens(!flags.no_special);
+  }
   v1::SamplingParams* sampling = request.mutable_sampling();
   sampling->set_max_tokens(flags.max_tokens);
   if (flags.temperature) sampling->set_temperature(*flags.temperature);
@@ -166,9 +179,11 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
   ASSIGN_OR_RETURN(PreparedRequest prepared,
                    ToPreparedRequest(std::move(request), FactsOf(served)));
   const bool with_logprobs = prepared.request.sampling.logprobs >= 0;
-  ASSIGN_OR_RETURN(prepared.request.prompt_ids,
-                   opened.tokenizer->Encode(prepared.text, prepared.add_special_tokens));
-  if (prepared.request.prompt_ids.empty()) return InvalidArgument("the prompt comes to no token");
+  const bool can_chat = opened.chat_template.ok();
+  if (flags.chat && !can_chat) return opened.chat_template.status();
+  ASSIGN_OR_RETURN(
+      prepared.request.prompt_ids,
+      EncodePrompt(prepared, *opened.tokenizer, can_chat ? opened.chat_template->get() : nullptr));
 
   Printer printer;
   auto sink = std::make_shared<QueueSink>();
@@ -206,6 +221,10 @@ void AddGenerate(CLI::App& app, Run* run) {
   CLI::App* prompt = cmd->add_option_group("prompt")->require_option(1);
   prompt->add_option("--prompt", flags->prompt, "The text to continue");
   prompt->add_option("--prompt-file", flags->prompt_file, "A file with the text to continue");
+  CLI::Option* chat = cmd->add_flag(
+      "--chat", flags->chat, "The prompt is a user's message: apply the model's chat template");
+  cmd->add_option("--system", flags->system, "With --chat: the system message before it")
+      ->needs(chat);
   cmd->add_option("--profile", flags->profile, "Quantization: a profile's name or a YAML file")
       ->excludes(target);
   AddBackendFlags(*cmd, flags->backend, target);
@@ -223,7 +242,8 @@ void AddGenerate(CLI::App& app, Run* run) {
   cmd->add_option("--logprobs", flags->logprobs,
                   "Print log probabilities, of N alternatives too, to stderr");
   cmd->add_flag("--ignore-eos", flags->ignore_eos, "Go on past the model's end");
-  cmd->add_flag("--no-special", flags->no_special, "Do not add the tokenizer's special tokens");
+  cmd->add_flag("--no-special", flags->no_special, "Do not add the tokenizer's special tokens")
+      ->excludes(chat);
   cmd->callback([flags, run] { *run = [flags] { return RunGenerate(*flags); }; });
 }
 

@@ -63,6 +63,45 @@ Response Fill(const std::string& request_id, RequestUpdate&& update, bool with_l
   return out;
 }
 
+absl::Status TakeMessages(v1::GenerateRequest& proto, PreparedRequest* out) {
+  if (proto.prompt_case() != v1::GenerateRequest::PROMPT_NOT_SET) {
+    return InvalidField("messages", "given beside {}, allowed: one of them",
+                        proto.has_text() ? "text" : "token_ids");
+  }
+  out->messages.reserve(static_cast<size_t>(proto.messages_size()));
+  for (v1::ChatMessage& message : *proto.mutable_messages()) {
+    if (message.role().empty()) {
+      return InvalidField(fmt::format("messages[{}].role", out->messages.size()), "empty");
+    }
+    ChatMessage& taken = out->messages.emplace_back();
+    taken.role = std::move(*message.mutable_role());
+    if (message.has_content()) taken.content = std::move(*message.mutable_content());
+    taken.fields_json = std::move(*message.mutable_fields_json());
+  }
+  v1::ChatOptions* chat = proto.mutable_chat();
+  if (chat->has_add_generation_prompt()) {
+    out->chat.add_generation_prompt = chat->add_generation_prompt();
+  }
+  out->chat.tools_json = std::move(*chat->mutable_tools_json());
+  out->chat.variables_json = std::move(*chat->mutable_variables_json());
+  return absl::OkStatus();
+}
+
+// What Render says is wrong, with the field it is about: the name that its message begins with,
+// else all messages. What takes too long is the request's fault, too: trying again does not help.
+absl::Status ChatError(const absl::Status& status) {
+  const std::string message = Message(status);
+  if (message.starts_with("messages[")) {
+    return WithField(InvalidArgument("{}", message), message.substr(0, message.find(':')));
+  }
+  for (const char* field : {"tools_json", "variables_json"}) {
+    if (message.starts_with(std::string(field) + ":")) {
+      return WithField(InvalidArgument("chat.{}", message), fmt::format("chat.{}", field));
+    }
+  }
+  return InvalidField("messages", "{}", message);
+}
+
 }  // namespace
 
 ModelFacts FactsOf(const ServedModel& model) {
@@ -110,7 +149,13 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
   }
   out.request.priority = proto.priority();
   out.request.bypass_prefix_cache = proto.bypass_prefix_cache();
-  out.add_special_tokens = !proto.has_add_special_tokens() || proto.add_special_tokens();
+  out.add_special_tokens =
+      proto.has_add_special_tokens() ? proto.add_special_tokens() : proto.messages_size() == 0;
+  if (proto.messages_size() > 0) {
+    RETURN_IF_ERROR(TakeMessages(proto, &out));
+    return out;
+  }
+  if (proto.has_chat()) return InvalidField("chat", "given without messages");
   switch (proto.prompt_case()) {
     case v1::GenerateRequest::kText:
       if (proto.text().empty())
@@ -127,7 +172,27 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
     }
     case v1::GenerateRequest::PROMPT_NOT_SET: break;
   }
-  return InvalidField("prompt", "neither text nor token_ids is given");
+  return InvalidField("prompt", "none of text, token_ids and messages is given");
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepared,
+                                                  const Tokenizer& tokenizer,
+                                                  const ChatTemplate* chat_template) {
+  const std::string field = prepared.has_text ? "text" : "messages";
+  std::string rendered;
+  if (!prepared.has_text) {
+    if (chat_template == nullptr) {
+      return InvalidField(field, "the model has no chat template that can be used");
+    }
+    absl::StatusOr<std::string> text = chat_template->Render(prepared.messages, prepared.chat);
+    if (!text.ok()) return ChatError(text.status());
+    rendered = *std::move(text);
+  }
+  absl::StatusOr<std::vector<int32_t>> ids =
+      tokenizer.Encode(prepared.has_text ? prepared.text : rendered, prepared.add_special_tokens);
+  if (!ids.ok()) return WithField(Annotate(ids.status(), field), field);
+  if (ids->empty()) return InvalidField(field, "comes to no token, allowed: at least one");
+  return ids;
 }
 
 void Merge(RequestUpdate&& more, RequestUpdate* into) {

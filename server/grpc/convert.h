@@ -2,9 +2,11 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/text/chat_template.h"
 #include "quantd/v1/inference.pb.h"
 #include "server/serving.h"
 
@@ -13,11 +15,13 @@ namespace quantd {
 inline constexpr int32_t kDefaultMaxTokens = 16;  // the field's default (OpenAI, vLLM)
 
 /// A GenerateRequest in the engine's terms. When `has_text`, `request.prompt_ids` is still empty
-/// and `text` is to be encoded.
+/// and `text` is to be encoded; when `messages` is not empty, the chat template makes the text.
 struct PreparedRequest {
   Request request;
   bool has_text = false;
   std::string text;
+  std::vector<ChatMessage> messages;
+  ChatOptions chat;
   bool add_special_tokens = true;
 };
 
@@ -38,6 +42,13 @@ absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, 
 /// Takes the prompt out of `proto`. INVALID_ARGUMENT naming the field, NOT_FOUND for another model.
 absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
                                                   const ModelFacts& facts);
+
+/// Token ids of a prompt that is text or messages. Takes time linear in it, a second at most.
+/// INVALID_ARGUMENT naming the field: no chat template (null), one that refuses the messages or
+/// takes too long, a text that comes to no token.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepared,
+                                                  const Tokenizer& tokenizer,
+                                                  const ChatTemplate* chat_template);
 
 /// Appends `more`, which came later, to `*into`.
 void Merge(RequestUpdate&& more, RequestUpdate* into);

@@ -208,14 +208,14 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
   request.deadline = DeadlineOf(*context, config_.timeouts.max_request_seconds);
   reactor->Describe(request.id, request.sampling.logprobs >= 0);
 
-  if (!prepared->has_text) return call->Submit((*model)->engine, std::move(request));
+  if (!prepared->has_text && prepared->messages.empty()) {
+    return call->Submit((*model)->engine, std::move(request));
+  }
   auto job = [call, served = *model, p = std::make_shared<PreparedRequest>(std::move(*prepared))] {
     if (!call->active()) return;
     absl::StatusOr<std::vector<int32_t>> ids =
-        served->tokenizer->Encode(p->text, p->add_special_tokens);
-    if (!ids.ok()) return call->Fail(WithField(Annotate(ids.status(), "text"), "text"));
-    if (ids->empty())
-      return call->Fail(InvalidField("text", "comes to no token, allowed: at least one"));
+        EncodePrompt(*p, *served->tokenizer, served->chat_template);
+    if (!ids.ok()) return call->Fail(ids.status());
     p->request.prompt_ids = std::move(*ids);
     call->Submit(served->engine, std::move(p->request));
   };

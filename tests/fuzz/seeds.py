@@ -77,10 +77,32 @@ def tokenizer_json_seeds():
         yield path.parent.name, small_tokenizer(path, 300)
 
 
+def sentencepiece_model_seeds():
+    """A few pieces of every type, and what says how to use them."""
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<mark>", 4), ("<0x41>", 6), ("\u2581", 1), ("a", 1),
+              ("b", 1), ("ab", 1), ("\u2581a", 1), ("\u2581ab", 1)]
+    model = b"".join(
+        message(1, message(1, text.encode()) + field(2, 5, struct.pack("<f", -float(i)))
+                + field(3, 0, bytes([kind]))) for i, (text, kind) in enumerate(pieces))
+    bpe = message(2, field(3, 0, b"\x02") + bytes([35 << 3 & 0x7F | 0x80, 35 >> 4, 1]))
+    for prefix in (0, 1):
+        yield f"prefix{prefix}", (model + bpe + message(3, message(1, b"identity")
+                                                       + field(3, 0, bytes([prefix]))
+                                                       + field(4, 0, b"\x00")))
+
+
+def chat_template_seeds():
+    recorded = json.loads((DATA / "chat_templates.json").read_text())
+    for name, source in recorded["templates"].items():
+        yield name, source.encode()
+    for snippet in recorded["snippets"]:
+        yield snippet["name"].replace(" ", "_"), snippet["source"].encode()
+
+
 def tokenize_seeds():
     texts = ["Hello, world! It's 12345 o'clock.\n\n\tdef f(x): return x", "e\u0301 \u00e9 \u4f60\u597d \U0001f469\u200d\U0001f4bb",
              "<s>[INST] hi [/INST]</s><|im_start|>", " " * 40, "a" * 40]
-    count = len(list(DATA.glob("tokenizers/*")))
+    count = len([*DATA.glob("tokenizers/*"), *DATA.glob("sentencepiece/*")])
     for which in range(count):
         for number, text in enumerate(texts):
             yield f"text{which}_{number}", bytes([which, 0]) + text.encode()
@@ -99,11 +121,14 @@ def request_seeds():
     sampling = (field(1, 5, struct.pack("<f", 0.7)) + field(3, 0, b"\x28") + field(6, 0, b"\x10")
                 + message(8, b"stop") + message(9, b"\x02\x03") + field(11, 0, b"\x05"))
     yield "text", message(1, b"id") + message(3, b"Hello") + message(5, sampling)
+    chat = message(1, b"user") + message(2, b"hi") + message(3, b"{}")
+    yield "messages", message(9, chat) + message(9, chat) + message(10, field(1, 0, b"\x00") + message(2, b"[]"))
     yield "ids", message(4, message(1, b"\x01\x02\x03")) + field(7, 0, b"\x01") + field(8, 0, b"\x01")
 
 
 SEEDS = {"safetensors": safetensors_seeds, "config": config_seeds, "checkpoint": checkpoint_seeds,
          "profile": profile_seeds, "tokenizer_json": tokenizer_json_seeds, "tokenize": tokenize_seeds,
+         "chat_template": chat_template_seeds, "sentencepiece_model": sentencepiece_model_seeds,
          "request": request_seeds}
 
 

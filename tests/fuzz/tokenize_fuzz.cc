@@ -10,9 +10,11 @@ namespace {
 
 std::vector<std::unique_ptr<Tokenizer>> LoadAll() {
   std::vector<std::unique_ptr<Tokenizer>> all;
-  for (const auto& dir : std::filesystem::directory_iterator(QUANTD_TEST_DATA "/tokenizers")) {
-    auto tokenizer = Tokenizer::Load(dir.path());
-    if (tokenizer.ok()) all.push_back(*std::move(tokenizer));
+  for (const char* folder : {QUANTD_TEST_DATA "/tokenizers", QUANTD_TEST_DATA "/sentencepiece"}) {
+    for (const auto& dir : std::filesystem::directory_iterator(folder)) {
+      auto tokenizer = Tokenizer::Load(dir.path());
+      if (tokenizer.ok()) all.push_back(*std::move(tokenizer));
+    }
   }
   QUANTD_CHECK(!all.empty());
   return all;

@@ -5,8 +5,10 @@
 
 Each DIR holds a tokenizer.json; without one, the fixtures and the demo model are taken. Beside the
 files as they are, variants of each are tried: added tokens with every combination of flags, other
-pre-tokenizers and normalizers, merges ignored or not. Needs the PyPI package `tokenizers`. Exits 1
-when a string is encoded differently, after printing the shortest such strings.
+pre-tokenizers, normalizers and decoders, merges ignored or not, bytes missing. A folder with
+tokenizer.model only is compared with the library of SentencePiece. Needs the PyPI packages
+`tokenizers` and `sentencepiece`. Exits 1 when a string is encoded, or ids are decoded, differently,
+after printing the shortest such strings.
 """
 
 import argparse
@@ -20,11 +22,13 @@ import sys
 import tempfile
 import unicodedata
 
+import sentencepiece
 import tokenizers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULT_DIRS = ["tests/data/tokenizers/llama3_bytelevel", "tests/data/tokenizers/qwen2_nfc",
-                "demo/model"]
+                "tests/data/tokenizers/llama2_bytefallback", "tests/data/sentencepiece/dummy_prefix",
+                "tests/data/sentencepiece/user_defined", "demo/model"]
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
               "use_regex": False}
@@ -70,6 +74,68 @@ PRE_TOKENIZERS = {
     "lines": sequence(split(r"^\d+|.$|\S\z"), BYTE_LEVEL),
     "scripts": sequence(split(r"\p{Han}+|\p{^Lu}\P{Ll}|\p{Cyrillic}"), BYTE_LEVEL),
     "possessive": sequence(split(POSSESSIVE), BYTE_LEVEL),
+}
+SPACE = "\u2581"
+REPLACE_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+
+
+def metaspace(scheme, cut, **more):
+    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": cut} | more
+
+
+# Of vocabularies whose tokens are characters: Llama 2, Mistral, Gemma and what else there is.
+CHARACTER_PRE_TOKENIZERS = {
+    "none": None,
+    "mistral": metaspace("first", False),
+    "metaspace": metaspace("always", True, add_prefix_space=True),
+    "metaspace-first": metaspace("first", True),
+    "metaspace-never": metaspace("never", True, add_prefix_space=False),
+    "gemma": split(" ", "MergedWithPrevious", literal=True),
+    "gemma-inverted": split(" ", "MergedWithPrevious", True, literal=True),
+    "next": split(r"[aeiou ]", "MergedWithNext"),
+    "next-inverted": split(r"[a-z ]", "MergedWithNext", True),
+    "contiguous": split(r"[a-m0-4]", "Contiguous"),
+    "digits": sequence({"type": "Digits", "individual_digits": True}, metaspace("first", True)),
+    "numbers": sequence({"type": "Digits", "individual_digits": False}, metaspace("always", False)),
+    "words-metaspace": sequence(split(r"\w+|[^\w\s]+"), metaspace("first", False)),
+    "removed-metaspace": sequence(split(r"\s+", "Removed"), metaspace("first", True)),
+}
+
+
+def normalizers(*parts):
+    return {"type": "Sequence", "normalizers": list(parts)}
+
+
+PREPEND = {"type": "Prepend", "prepend": SPACE}
+CHARACTER_NORMALIZERS = {
+    "none": None,
+    "llama": normalizers(PREPEND, REPLACE_SPACE),
+    "gemma": REPLACE_SPACE,
+    "nfkc": normalizers({"type": "NFKC"}, REPLACE_SPACE),
+    "spaces": normalizers({"type": "Replace", "pattern": {"Regex": r" {2,}"}, "content": " "},
+                          REPLACE_SPACE),
+    "words": {"type": "Replace", "pattern": {"Regex": r"the|[0-9]+"}, "content": "<n>"},
+}
+REPLACE = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+FALLBACK, FUSE = {"type": "ByteFallback"}, {"type": "Fuse"}
+
+
+def strip(start):
+    return {"type": "Strip", "content": " ", "start": start, "stop": 0}
+
+
+def decoders(*parts):
+    return {"type": "Sequence", "decoders": list(parts)}
+
+
+DECODERS = {
+    "llama": decoders(REPLACE, FALLBACK, FUSE, strip(1)),
+    "strip": decoders(REPLACE, FALLBACK, FUSE, strip(3)),
+    "gemma": decoders(REPLACE, FALLBACK, FUSE),
+    "metaspace": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
+    "metaspace-never": decoders({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never",
+                                 "split": False}, FALLBACK),
+    "fuse": decoders(FALLBACK, FUSE),
 }
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 NORMALIZERS = {"none": None} | {form: {"type": form} for form in ("NFC", "NFD", "NFKC", "NFKD")}
@@ -118,16 +184,35 @@ def random_string(rng, specials):
 def variants(base, rng, count):
     """Yields (name, tokenizer.json): the file itself, then `count` changed ones."""
     yield "as it is", base
+    bytes_only = is_byte_level(base)
     for _ in range(count):
         changed = copy.deepcopy(base)
         name = []
+
+        def choose(part, table):
+            key = rng.choice(list(table))
+            changed[part] = table[key]
+            name.append(f"{part} {key}")
+
         if rng.random() < 0.7:
-            key = rng.choice(list(PRE_TOKENIZERS))
-            changed["pre_tokenizer"] = PRE_TOKENIZERS[key]
-            name.append(key)
-        key = rng.choice(list(NORMALIZERS))
-        changed["normalizer"] = NORMALIZERS[key]
-        name.append(key)
+            choose("pre_tokenizer", PRE_TOKENIZERS if bytes_only else CHARACTER_PRE_TOKENIZERS)
+        if bytes_only:
+            choose("normalizer", NORMALIZERS)
+        else:
+            # Whether a piece is the first goes by its offset in the text before normalizers, which
+            # in the library moves in odd ways where they change the text's first characters.
+            first = '"first"' in json.dumps(changed["pre_tokenizer"])
+            choose("normalizer", {k: v for k, v in CHARACTER_NORMALIZERS.items()
+                                  if not first or k in ("none", "gemma")})
+            choose("decoder", DECODERS)
+            model = changed["model"]
+            model["fuse_unk"] = rng.random() < 0.5
+            model["byte_fallback"] = rng.random() < 0.8
+            model["unk_token"] = rng.choice([None, "<unk>"])
+            if rng.random() < 0.4:
+                byte = f"<0x{rng.randrange(0x80, 0xF5):02X}>"
+                model["vocab"][byte.lower()] = model["vocab"].pop(byte)  # no token of that byte
+            name.append(f"fuse {model['fuse_unk']}, bytes {model['byte_fallback']}, {model['unk_token']}")
         changed["model"]["ignore_merges"] = rng.random() < 0.5
         vocab = changed["model"]["vocab"]
         next_id = 1 + max([*vocab.values(), *(token["id"] for token in base["added_tokens"])])
@@ -140,20 +225,29 @@ def variants(base, rng, count):
         yield ", ".join(name), changed
 
 
-def quantd_ids(quantd, folder, texts):
-    command = [quantd, "tokenize", "--model", folder, "--stdin-jsonl"]
-    lines = "".join(json.dumps(text) + "\n" for text in texts)
+def is_byte_level(spec):
+    return (spec.get("decoder") or {}).get("type") == "ByteLevel"
+
+
+def quantd_lines(quantd, folder, values, *flags):
+    """One JSON value in, one out."""
+    command = [quantd, "tokenize", "--model", folder, "--stdin-jsonl", *flags]
+    lines = "".join(json.dumps(value) + "\n" for value in values)
     done = subprocess.run(command, text=True, check=False, input=lines, capture_output=True)
     if done.returncode != 0:
         sys.exit(f"{quantd} tokenize exits {done.returncode}: {done.stderr.strip()}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.removesuffix("\n").split("\n") if line]
 
 
-def reference_ids(path, texts):
-    """The library's ids, and None where it panics (as on some overlaps of rstrip and lstrip)."""
+def load_reference(path):
     reference = tokenizers.Tokenizer.from_file(str(path))
     reference.no_truncation()
     reference.no_padding()
+    return reference
+
+
+def reference_ids(reference, texts):
+    """The library's ids, and None where it panics (as on some overlaps of rstrip and lstrip)."""
     for text in texts:
         try:
             yield reference.encode(text).ids  # special tokens added, as by quantd tokenize
@@ -161,6 +255,93 @@ def reference_ids(path, texts):
             if type(error).__name__ != "PanicException":
                 raise
             yield None
+
+
+def random_ids(rng, size, some):
+    """Ids to decode: any, bytes of a fallback, and those of a text cut off anywhere."""
+    kind = rng.random()
+    if kind < 0.3:
+        return [rng.randrange(size) for _ in range(rng.randint(1, 12))]
+    if kind < 0.6:
+        return [rng.randrange(min(size, 300)) for _ in range(rng.randint(1, 12))]
+    cut = some[rng.randrange(len(some) + 1):] or some
+    return cut[:rng.randint(1, len(cut))] if cut else []
+
+
+def decodable(ids, added):
+    """Without tokens that are special and normalized: the library looks a special token up by its
+    normalized content, does not find it and so keeps it in a text without special tokens."""
+    left_out = {token["id"] for token in added if token["special"] and token["normalized"]}
+    return [i for i in ids if i not in left_out]
+
+
+class Comparison:
+    """Counts what was compared, keeps what differs."""
+
+    def __init__(self):
+        self.compared = self.panicked = 0
+        self.failures = []
+
+    def add(self, name, given, ours, expected, added=()):
+        self.compared += 1
+        if expected is None:
+            self.panicked += 1
+        elif ours != expected:
+            found = [token for token in added if token["content"] in str(given)]
+            self.failures.append((given, name, ours, expected, found))
+
+    def report(self, seed):
+        self.failures.sort(key=lambda failure: len(failure[0]))
+        for given, name, ours, expected, found in self.failures[:10]:
+            print(f"{name}: {given!r}\n  quantd     {ours!r}\n  reference  {expected!r}\n"
+                  f"  added tokens {found}")
+        print(f"{self.compared} strings compared (seed {seed}), {len(self.failures)} differ, "
+              f"{self.panicked} left out because tokenizers panicked")
+        return 1 if self.failures else 0
+
+
+def compare_json(folder, args, rng, comparison):
+    base = json.loads((folder / "tokenizer.json").read_text())
+    half = max(1, args.count // 2)  # for the file as it is; the variants share the other
+    for index, (name, changed) in enumerate(variants(base, rng, args.variants)):
+        added = changed["added_tokens"]
+        count = half if index == 0 else max(1, half // args.variants)
+        contents = [token["content"] for token in added]
+        texts = [random_string(rng, contents) for _ in range(count)]
+        with tempfile.TemporaryDirectory() as copy_dir:
+            path = pathlib.Path(copy_dir) / "tokenizer.json"
+            path.write_text(json.dumps(changed))
+            reference = load_reference(path)
+            expected = list(reference_ids(reference, texts))
+            ours = quantd_lines(args.quantd, copy_dir, texts)
+            for text, ids, theirs in itertools.zip_longest(texts, ours, expected):
+                comparison.add(f"{folder} ({name})", text, ids, theirs, added)
+            # Byte-level vocabularies spell added tokens as they are, which the library decodes as
+            # if they were in the alphabet.
+            if is_byte_level(changed):
+                continue
+            size = reference.get_vocab_size(with_added_tokens=True)
+            rows = [decodable(random_ids(rng, size, theirs or []), added) for theirs in expected]
+            for flags, skip in (((), False), (("--no-special",), True)):
+                ours = quantd_lines(args.quantd, copy_dir, rows, "--decode", *flags)
+                for ids, text in itertools.zip_longest(rows, ours):
+                    comparison.add(f"{folder} ({name}), decode, skip {skip}", ids, text,
+                                   reference.decode(ids, skip_special_tokens=skip))
+
+
+def compare_model(folder, args, rng, comparison):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    texts = [random_string(rng, []).replace("\0", "") for _ in range(args.count)]
+    with tempfile.TemporaryDirectory() as copy_dir:
+        (pathlib.Path(copy_dir) / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+        ours = quantd_lines(args.quantd, copy_dir, texts, "--no-special")
+        rows = [model.encode(text) for text in texts]
+        for text, ids, theirs in itertools.zip_longest(texts, ours, rows):
+            comparison.add(str(folder), text, ids, theirs)
+        decoded = quantd_lines(args.quantd, copy_dir, rows, "--decode", "--no-special")
+        for ids, text in itertools.zip_longest(rows, decoded):
+            if model.unk_id() not in ids:  # " ⁇ " there
+                comparison.add(f"{folder}, decode", ids, text, model.decode(ids))
 
 
 def main():
@@ -173,34 +354,11 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    compared = panicked = 0
-    failures = []
-    for folder in args.dirs or [ROOT / d for d in DEFAULT_DIRS]:
-        base = json.loads((pathlib.Path(folder) / "tokenizer.json").read_text())
-        half = max(1, args.count // 2)  # for the file as it is; the variants share the other
-        for index, (name, changed) in enumerate(variants(base, rng, args.variants)):
-            added = changed["added_tokens"]
-            count = half if index == 0 else max(1, half // args.variants)
-            contents = [token["content"] for token in added]
-            texts = [random_string(rng, contents) for _ in range(count)]
-            with tempfile.TemporaryDirectory() as copy_dir:
-                path = pathlib.Path(copy_dir) / "tokenizer.json"
-                path.write_text(json.dumps(changed))
-                ours = quantd_ids(args.quantd, copy_dir, texts)
-                for text, ids, expected in itertools.zip_longest(
-                        texts, ours, reference_ids(path, texts)):
-                    compared += 1
-                    panicked += expected is None
-                    if expected is not None and ids != expected:
-                        found = [token for token in added if token["content"] in text]
-                        failures.append((text, f"{folder} ({name})", ids, expected, found))
-    failures.sort(key=lambda failure: len(failure[0]))
-    for text, name, ids, expected, found in failures[:10]:
-        print(f"{name}: {text!r}\n  quantd     {ids}\n  tokenizers {expected}\n"
-              f"  added tokens {found}")
-    print(f"{compared} strings compared (seed {args.seed}), {len(failures)} differ, "
-          f"{panicked} left out because tokenizers panicked")
-    return 1 if failures else 0
+    comparison = Comparison()
+    for folder in map(pathlib.Path, args.dirs or [ROOT / d for d in DEFAULT_DIRS]):
+        json_file = (folder / "tokenizer.json").exists()
+        (compare_json if json_file else compare_model)(folder, args, rng, comparison)
+    return comparison.report(args.seed)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "kernels/status.h"
 #include "tests/engine/text/tiny_tokenizer.h"
 
 namespace quantd::test {
@@ -110,6 +111,37 @@ TEST(StreamDecoder, StopStrings) {
     std::string matched;
     EXPECT_EQ(Joined(Deltas(Bytes(c.text), c.stops, false, &matched)), c.emitted) << c.text;
     EXPECT_EQ(matched, c.matched) << c.text;
+  }
+}
+
+TEST(StreamDecoder, ByteTokensWaitUntilTheirRunIsUtf8OrNot) {
+  const auto tokenizer = MustLoadFolder(QUANTD_TEST_DATA "/tokenizers/llama2_bytefallback");
+  const auto byte = [&](int value) {
+    return *tokenizer->TokenToId(fmt::format("<0x{:02X}>", value));
+  };
+  const int32_t word = *tokenizer->TokenToId("\u2581the");
+  for (const bool valid : {true, false}) {
+    StreamDecoder decoder(*tokenizer, {}, true);
+    std::string text;
+    for (const int value : {0xF0, 0x9F, 0x98, valid ? 0x80 : 0x20}) {
+      decoder.Push(byte(value), &text);
+      EXPECT_EQ(text, "");
+    }
+    decoder.Push(word, &text);
+    EXPECT_EQ(text, valid ? "\U0001F600 the" : "\uFFFD\uFFFD\uFFFD\uFFFD the");
+  }
+}
+
+TEST(StreamDecoder, AnAnswerKeepsTheSpaceThatATextDoesNotBeginWith) {
+  const auto tokenizer = MustLoadFolder(QUANTD_TEST_DATA "/tokenizers/llama2_bytefallback");
+  const int32_t word = *tokenizer->TokenToId("\u2581the");
+  for (const bool continues : {false, true}) {
+    StreamDecoder decoder(*tokenizer, {}, true, continues);
+    std::string text;
+    decoder.Push(word, &text);
+    decoder.SetStopStrings({"the"});
+    EXPECT_TRUE(decoder.Push(word, &text));
+    EXPECT_EQ(text, continues ? " the " : "the ");
   }
 }
 

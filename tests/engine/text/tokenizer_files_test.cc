@@ -103,8 +103,16 @@ TEST(TokenizerFiles, WhatIsNotSupportedIsNamed) {
        {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Strip"}}}}},
        code,
        "normalizer.normalizers[1]: Strip"},
-      {"/pre_tokenizer", nullptr, code, "pre_tokenizer"},
-      {"/pre_tokenizer", {{"type", "Metaspace"}}, code, "pre_tokenizer: Metaspace"},
+      {"/pre_tokenizer", nullptr, code, "decoder: ByteLevel without its pre_tokenizer"},
+      {"/pre_tokenizer", {{"type", "BertPreTokenizer"}}, code, "pre_tokenizer: BertPreTokenizer"},
+      {"/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "__"}},
+       code,
+       "pre_tokenizer.replacement: one that is not one character"},
+      {"/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}},
+       code,
+       "pre_tokenizer.prepend_scheme: last"},
       {"/pre_tokenizer",
        {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}},
        code,
@@ -112,13 +120,36 @@ TEST(TokenizerFiles, WhatIsNotSupportedIsNamed) {
       {"/pre_tokenizer",
        {{"type", "Sequence"},
         {"pretokenizers",
-         {{{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Contiguous"}}}}},
+         {{{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Sideways"}}}}},
        code,
-       "behavior: Contiguous"},
+       "behavior: Sideways"},
       {"/pre_tokenizer", SplitBy("a("), code, "pattern \"a(\""},
       {"/pre_tokenizer", SplitBy("[a&&b]"), code, "&& in a set"},
       {"/post_processor", {{"type", "BertProcessing"}}, code, "post_processor: BertProcessing"},
-      {"/decoder", {{"type", "Metaspace"}}, code, "decoder: Metaspace"},
+      {"/decoder", {{"type", "WordPiece"}}, code, "decoder: WordPiece"},
+      {"/decoder",
+       {{"type", "Metaspace"}, {"replacement", "_"}},
+       code,
+       "decoder: one other than ByteLevel after ByteLevel"},
+      {"/decoder",
+       {{"type", "Sequence"},
+        {"decoders", {{{"type", "Fuse"}}, {{"type", "Replace"}, {"pattern", {{"String", "_"}}}}}}},
+       code,
+       "decoder.decoders[1]: Replace at this place"},
+      {"/decoder",
+       {{"type", "Replace"}, {"pattern", {{"Regex", "_"}}}, {"content", " "}},
+       code,
+       "decoder.pattern: a Regex"},
+      {"/decoder",
+       {{"type", "Sequence"},
+        {"decoders",
+         {{{"type", "Fuse"}}, {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 1}}}}},
+       code,
+       "decoder.decoders[1]: Strip with this start or stop"},
+      {"/normalizer",
+       {{"type", "Replace"}, {"pattern", {{"Regex", "a*"}}}, {"content", "b"}},
+       code,
+       "pattern \"a*\": replacing a match of no character"},
   });
 }
 
@@ -205,7 +236,7 @@ TEST(TokenizerFiles, DeepNestingIsRefused) {
   const std::string brackets(300000, '[');
   EXPECT_EQ(LoadText(brackets).status().code(), StatusCode::kDataLoss);
   EXPECT_EQ(LoadText("{\"model\": " + brackets + std::string(300000, ']') + "}").status().code(),
-            StatusCode::kUnimplemented);  // of a pre-tokenizer, missed first
+            StatusCode::kDataLoss);  // of a decoder, missed first
 
   Json json = TinyTokenizer();
   Json sequence = {{"type", "NFC"}};

@@ -109,6 +109,33 @@ TEST(Convert, EveryFieldArrives) {
   EXPECT_FALSE(prepared->has_text);
 }
 
+TEST(Convert, MessagesArriveWithoutTheTokenizersTemplate) {
+  v1::GenerateRequest request;
+  request.add_messages()->set_role("system");
+  v1::ChatMessage* user = request.add_messages();
+  user->set_role("user");
+  user->set_content("");
+  user->set_fields_json("{}");
+  request.mutable_chat()->set_add_generation_prompt(false);
+  request.mutable_chat()->set_tools_json("[]");
+  request.mutable_chat()->set_variables_json("{\"a\": 1}");
+  v1::GenerateRequest with_special = request;
+  const auto prepared = ToPreparedRequest(std::move(request), Facts());
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_FALSE(prepared->has_text);
+  EXPECT_FALSE(prepared->add_special_tokens);
+  ASSERT_EQ(prepared->messages.size(), 2u);
+  EXPECT_EQ(prepared->messages[0].role, "system");
+  EXPECT_EQ(prepared->messages[0].content, std::nullopt);
+  EXPECT_EQ(prepared->messages[1].content, "");
+  EXPECT_EQ(prepared->messages[1].fields_json, "{}");
+  EXPECT_FALSE(prepared->chat.add_generation_prompt);
+  EXPECT_EQ(prepared->chat.tools_json, "[]");
+  EXPECT_EQ(prepared->chat.variables_json, "{\"a\": 1}");
+  with_special.set_add_special_tokens(true);
+  EXPECT_TRUE(ToPreparedRequest(std::move(with_special), Facts())->add_special_tokens);
+}
+
 struct BadRequest {
   const char* name;
   std::function<void(v1::GenerateRequest&)> spoil;
@@ -131,6 +158,29 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
        kBad,
        {"request_id", "257", "256"}},
       {"no prompt", [](auto& r) { r.clear_prompt(); }, kBad, {"prompt", "text", "token_ids"}},
+      {"text and messages",
+       [](auto& r) { r.add_messages()->set_role("user"); },
+       kBad,
+       {"messages", "beside text"}},
+      {"ids and messages",
+       [](auto& r) {
+         r.mutable_token_ids()->add_ids(1);
+         r.add_messages()->set_role("user");
+       },
+       kBad,
+       {"messages", "beside token_ids"}},
+      {"no role",
+       [](auto& r) {
+         r.clear_prompt();
+         r.add_messages()->set_role("user");
+         r.add_messages()->set_content("x");
+       },
+       kBad,
+       {"messages[1].role", "empty"}},
+      {"chat without messages",
+       [](auto& r) { r.mutable_chat(); },
+       kBad,
+       {"chat", "without messages"}},
       {"empty text", [](auto& r) { r.set_text(""); }, kBad, {"text", "empty"}},
       {"no ids", [](auto& r) { r.mutable_token_ids(); }, kBad, {"token_ids.ids", "empty"}},
       {"id -1",

@@ -1,0 +1,86 @@
+// The kinds of normalizers; see normalizer_chain.h.
+#include "engine/text/normalizer_chain.h"
+
+#include <utility>
+
+#include "engine/text/normalizer.h"
+#include "kernels/status.h"
+
+namespace quantd {
+namespace {
+
+// A space becomes three bytes in the files in use; steps that multiply a text again and again are
+// made to exhaust memory.
+constexpr size_t kMaxGrowth = 16;
+constexpr size_t kMaxSmall = size_t{1} << 20;
+
+// Each occurrence of `pattern`, from the left, by `content`; false beyond `limit` bytes.
+bool ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content,
+                size_t limit, std::string* out) {
+  size_t done = 0;
+  while (true) {
+    const size_t at = text.find(pattern, done);
+    out->append(text.substr(done, at - done));
+    if (at == std::string_view::npos) break;
+    out->append(content);
+    done = at + pattern.size();
+    if (out->size() > limit) return false;
+  }
+  return out->size() <= limit;
+}
+
+}  // namespace
+
+absl::StatusOr<NormalizerChain> NormalizerChain::Create(const std::vector<NormalizerStep>& steps) {
+  NormalizerChain chain;
+  for (const NormalizerStep& step : steps) {
+    Stage stage{step, std::nullopt};
+    if (step.kind == NormalizerStep::Kind::kReplace && !step.literal) {
+      ASSIGN_OR_RETURN(stage.regex, Regex::Compile(step.pattern, false));
+      Regex::Scratch scratch;
+      if (stage.regex->MatchesNothing(&scratch)) {
+        return Unimplemented("pattern {:?}: replacing a match of no character is not supported",
+                             step.pattern);
+      }
+    }
+    chain.stages_.push_back(std::move(stage));
+  }
+  return chain;
+}
+
+absl::StatusOr<std::string> NormalizerChain::Normalize(std::string_view text,
+                                                       Regex::Scratch* scratch) const {
+  const size_t limit = kMaxGrowth * text.size() + kMaxSmall;
+  const auto too_large = [&] {
+    return InvalidArgument("the normalizers make more than {} bytes of {}", limit, text.size());
+  };
+  std::string current(text);
+  for (const Stage& stage : stages_) {
+    std::string out;
+    bool fits = true;
+    switch (stage.step.kind) {
+      case NormalizerStep::Kind::kForm: {
+        ASSIGN_OR_RETURN(out, quantd::Normalize({stage.step.form}, current));
+        break;
+      }
+      case NormalizerStep::Kind::kPrepend:
+        if (!current.empty()) out = stage.step.content + current;
+        break;
+      case NormalizerStep::Kind::kReplace:
+        if (!stage.regex) {
+          fits = ReplaceAll(current, stage.step.pattern, stage.step.content, limit, &out);
+          break;
+        }
+        RETURN_IF_ERROR(
+            stage.regex->Split(current, scratch, [&](std::string_view part, bool is_match) {
+              out += is_match ? std::string_view(stage.step.content) : part;
+              return out.size() <= limit ? absl::OkStatus() : too_large();
+            }));
+    }
+    if (!fits || out.size() > limit) return too_large();
+    current = std::move(out);
+  }
+  return current;
+}
+
+}  // namespace quantd
