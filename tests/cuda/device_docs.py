@@ -25,8 +25,21 @@ def read_results(folder):
         root = json.loads(path.read_text())
         stages = {name: stage["items"] for name, stage in root["stages"].items() if not stage.get("quick")}
         if stages and "emulated" not in root["device"].lower():
-            out.append((root["device"], stages))
+            builds = {name: stage["program"] for name, stage in root["stages"].items() if name in stages}
+            out.append((root["device"], {**stages, "builds": builds}))
     return out
+
+
+def builds_line(builds):
+    """Which stages one build of the program measured, or None where all are of one."""
+    by_build = {}
+    for stage, build in builds.items():
+        if stage != "peers":  # a Python script
+            by_build.setdefault(build[:8], []).append(stage)
+    if len(by_build) < 2:
+        return None
+    return ("Builds of the program: " +
+            "; ".join(f"`{build}` {', '.join(sorted(stages))}" for build, stages in sorted(by_build.items())) + ".")
 
 
 def copy_bandwidth(stages):
@@ -113,6 +126,9 @@ def device_section(device, stages):
                      f"{facts['compute_capability']}. Measured: copy {facts['copy_gb_per_s']:.0f} GB/s (read and "
                      f"write counted), read {facts['read_gb_per_s']:.0f} GB/s, bf16 mma.sync "
                      f"{facts['bf16_mma_tflop_per_s']:.0f} TFLOP/s.")
+    line = builds_line(stages.get("builds", {}))
+    if line:
+        lines += ["", line]
     tests = stages.get("conformance")
     if tests is not None:
         failed = sorted(name for name, item in tests.items() if "error" in item)
@@ -130,7 +146,8 @@ def device_section(device, stages):
         lines += ["", f"### Whole models, context {next(iter(whole.values()))['context']}", ""]
         lines += table(["model / profile", "load s", "bits/weight"] + [f"prefill {t} tok/s" for t in prefills] +
                        [f"decode b{b} tok/s" for b in batches],
-                       [[f"`{name}`", f"{item['load_seconds']:.1f}", f"{item['bits_per_weight']:.2f}"] +
+                       [[f"`{name}`" + (f" (build `{item['program'][:8]}`)" if "program" in item else ""),
+                         f"{item['load_seconds']:.1f}", f"{item['bits_per_weight']:.2f}"] +
                         [f"{item['prefill_tokens_per_s'][str(t)]:.0f}" for t in prefills] +
                         [f"{item['decode_tokens_per_s'][str(b)]:.0f}" for b in batches]
                         for name, item in whole.items()])
@@ -209,6 +226,9 @@ def selftest():
     for part in ("1 of 2 tests pass", "- fails: `T/b`", "| `nf4` | 5.0 (80%) | 9.0 (90% mma) |",
                  "| `torch_bf16` | 12.0 (90%) | - |", "| `m/nf4` | 9.0 | 4.50 | 9000 | 400 |", "| `rms_norm/m:1` |"):
         assert part in page, (part, page)
+    assert "Builds" not in page
+    results[0][1]["builds"] = {"bench": "0123456789", "facts": "0123456789", "e2e": "abcdef0123", "peers": "x"}
+    assert "`01234567` bench, facts; `abcdef01` e2e." in benchmarks_page(results)
     assert "Nothing has been measured" in benchmarks_page([])
     assert with_table(f"a\n{BEGIN}\nold\n{END}\nb", ["new"]) == f"a\n{BEGIN}\nnew\n{END}\nb"
 
