@@ -99,6 +99,8 @@ std::vector<LinearCase> CheckpointCases() {
       {"torchao_8da4w_reference", "int4.group32.bf16", reference(int8_asym)},
       {"torchao_8da4w_zeros_reference", "uint4.group32.bf16.zero_u8", reference(int8_asym)},
       {"torchao_uint8_added", "uint8.group64.f32.offset_f32"},
+      {"metal4", "uint4.group64.bf16.offset_bf16"},
+      {"metal2_f16", "uint2.group32.f16.offset_f32"},
       {"torchao_float8wo", "e4m3.row.f32"},
       {"torchao_int8da", "int8.row.f32", int8_token},
       {"torchao_int8da_reference", "int8.row.f32", reference(int8_token)},

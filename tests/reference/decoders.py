@@ -275,6 +275,18 @@ def fp8(t, module, config):
     return q * _expand_blocks(scale, config["weight_block_size"], *q.shape)
 
 
+# ---------------------------------------------------------------------------------------- metal
+
+
+def metal(t, module, config):
+    """MLX's affine groups: w = q * scale + qbias, codes along k, the first in the lowest bits."""
+    q = unpack_columns(t[module + ".weight"].view(torch.int32), config["bits"]).float()
+    block = (1, config["group_size"])
+    scale, offset = (_expand_blocks(t[module + part].float(), block, *q.shape)
+                     for part in (".scales", ".qbiases"))
+    return q * scale + offset
+
+
 # ---------------------------------------------------------------------------------- checkpoints
 
 
@@ -309,6 +321,8 @@ def _decode(t, name, metadata, config):
             return weight, ct(t, module, config)
         if method == "fp8" and any(module + part in t for part in FP8_SCALES):
             return weight, fp8(t, module, config)
+        if method == "metal" and module + ".qbiases" in t:
+            return weight, metal(t, module, config)
     if method == "torchao" and leaf.endswith("_qdata"):
         original = f"{module}.{leaf[1:-len('_qdata')]}"
         return original, torchao(t, original, metadata)

@@ -22,7 +22,7 @@ import decoders
 # quant_method -> the fewest linears that a run has to have written; a test that is renamed or
 # skipped shows.
 LEAST = {"bitsandbytes": 200, "gptq": 100, "awq": 40, "auto-round": 60, "hqq": 60, "torchao": 200,
-         "compressed-tensors": 300, "fp8": 80}
+         "compressed-tensors": 300, "fp8": 80, "metal": 60}
 
 
 def dump(program, folder):

@@ -125,6 +125,7 @@ constexpr Fixture kFixtures[] = {
     {"ct_nvfp4a16"},
     {"fp8_block"},
     {"fp8_block_ue8m0"},
+    {"metal4"},
 };
 
 const Fixture& FixtureNamed(const std::string& name) {
