@@ -14,7 +14,7 @@ namespace {
 
 /// A block whose scale is zero is a block of zeros: more of them than this share is worth a look.
 constexpr double kManyZeroScales = 0.01;
-/// A module's largest weight over the median of the model's modules.
+/// A module's largest weight over the median of the model's modules; so with norms and with biases.
 constexpr float kOutlierRatio = 100.0f;
 
 std::string LastName(const std::string& module) {
@@ -39,8 +39,9 @@ std::string ActivationText(const ActivationQuant& a) {
 
 class Inspector {
  public:
-  Inspector(const Checkpoint& checkpoint, const WeightsPlan& plan, ModelReport& report)
-      : checkpoint_(checkpoint), plan_(plan), report_(report) {}
+  Inspector(const Checkpoint& checkpoint, const ExpectedWeights& expected, const WeightsPlan& plan,
+            ModelReport& report)
+      : checkpoint_(checkpoint), expected_(expected), plan_(plan), report_(report) {}
 
   void Describe() {
     Count(plan_.embedding, report_.bytes.embedding);
@@ -69,24 +70,37 @@ class Inspector {
     for (const auto& group : plan_.groups) {
       for (const ModulePlan& m : group) Look(m);
     }
-    if (largest_.empty()) return;
+    for (const ExpectedVector& v : expected_.vectors) LookAtVector(v.tensor, "value", norms_);
+    Compare(modules_, "weight", "modules");
+    Compare(norms_, "value", "norms");
+    Compare(biases_, "value", "biases");
+  }
+
+ private:
+  using Largest = std::map<std::string, float>;  // magnitude, by module or tensor
+
+  // Points at those far above the median of their kind, and at those without any value.
+  void Compare(const Largest& largest, std::string_view what, std::string_view of) {
+    if (largest.empty()) return;
     std::vector<float> sorted;
-    for (const auto& [module, largest] : largest_) sorted.push_back(largest);
-    std::nth_element(sorted.begin(),
-                     sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2), sorted.end());
-    const float median = sorted[sorted.size() / 2];
-    for (const auto& [module, largest] : largest_) {
-      if (largest == 0.0f) {
-        report_.suspicious.push_back(module + ": every weight is zero");
-      } else if (largest > kOutlierRatio * median) {
+    for (const auto& [name, magnitude] : largest) sorted.push_back(magnitude);
+    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    const float median = *middle;
+    for (const auto& [name, magnitude] : largest) {
+      if (magnitude == 0.0f) {
+        // Of biases there is nothing to say: AutoGPTQ wrote zeros where models have none.
+        if (&largest != &biases_) {
+          report_.suspicious.push_back(fmt::format("{}: every {} is zero", name, what));
+        }
+      } else if (median > 0.0f && magnitude > kOutlierRatio * median) {
         report_.suspicious.push_back(
-            fmt::format("{}: a weight of magnitude {:.3g}, {:.0f} times the median of modules",
-                        module, largest, largest / median));
+            fmt::format("{}: a {} of magnitude {:.3g}, {:.0f} times the median of {}", name, what,
+                        magnitude, magnitude / median, of));
       }
     }
   }
 
- private:
   bool AnyQuantized() const {
     return std::any_of(report_.groups.begin(), report_.groups.end(),
                        [](const auto& g) { return g.method != "none"; });
@@ -122,6 +136,7 @@ class Inspector {
   }
 
   void Look(const ModulePlan& m) {
+    if (!m.bias.empty()) LookAtVector(m.bias, "value", biases_);
     absl::StatusOr<QuantizedMatrix> matrix = Matrix(m);
     for (const std::string& name : m.sources) {
       if (const StoredTensor* t = checkpoint_.Find(name)) checkpoint_.DropPages(*t);
@@ -135,37 +150,51 @@ class Inspector {
       report_.suspicious.push_back(fmt::format("{}: {} of {} scales are zero", m.shape.module,
                                                zeros, matrix->scales.size()));
     }
-    float largest = 0.0f;
+    LookAt(matrix->DequantizeAll(), m.shape.module, "weight", modules_);
+  }
+
+  void LookAtVector(const std::string& tensor, std::string_view what, Largest& largest) {
+    const StoredTensor& t = *checkpoint_.Find(tensor);
+    LookAt(PlainMatrixOf(t, 1, t.shape[0]).DequantizeAll(), tensor, what, largest);
+  }
+
+  void LookAt(const std::vector<float>& values, const std::string& name, std::string_view what,
+              Largest& largest) {
+    float most = 0.0f;
     int64_t not_finite = 0;
-    for (const float v : matrix->DequantizeAll()) {
+    for (const float v : values) {
       if (!std::isfinite(v)) ++not_finite;
-      largest = std::max(largest, std::fabs(v));
+      most = std::max(most, std::fabs(v));
     }
     if (not_finite > 0) {
       report_.suspicious.push_back(
-          fmt::format("{}: {} weights are not finite", m.shape.module, not_finite));
+          fmt::format("{}: {} {}s are not finite", name, not_finite, what));
     }
-    largest_[m.shape.module] = largest;
+    largest[name] = most;
   }
 
   absl::StatusOr<QuantizedMatrix> Matrix(const ModulePlan& m) const {
     if (m.import != nullptr) return m.import->Load(checkpoint_, m.shape, m.options);
-    // Plain floats as they are stored.
-    const StoredTensor& t = *checkpoint_.Find(m.tensor);
+    return PlainMatrixOf(*checkpoint_.Find(m.tensor), m.shape.n, m.shape.k);
+  }
+
+  // Plain floats as they are stored.
+  static QuantizedMatrix PlainMatrixOf(const StoredTensor& t, int64_t n, int64_t k) {
     QuantizedMatrix matrix;
     matrix.format = QuantFormat::Plain(*ToDType(t.dtype));
-    matrix.n = m.shape.n;
-    matrix.k = m.shape.k;
+    matrix.n = n;
+    matrix.k = k;
     matrix.codes.resize(t.data.size());
     std::copy(t.data.begin(), t.data.end(), reinterpret_cast<std::byte*>(matrix.codes.data()));
     return matrix;
   }
 
   const Checkpoint& checkpoint_;
+  const ExpectedWeights& expected_;
   const WeightsPlan& plan_;
   ModelReport& report_;
   std::map<size_t, std::set<std::string>> kinds_;  // of report_.groups, by index
-  std::map<std::string, float> largest_;           // magnitude, by module
+  Largest modules_, norms_, biases_;
 };
 
 }  // namespace
@@ -209,7 +238,7 @@ absl::StatusOr<ModelReport> InspectModel(const std::filesystem::path& dir, bool 
     report.parameters += v.size;
     report.bytes.norms += static_cast<int64_t>((*checkpoint)->Find(v.tensor)->data.size());
   }
-  Inspector inspector(**checkpoint, *plan, report);
+  Inspector inspector(**checkpoint, expected, *plan, report);
   inspector.Describe();
   if (values) inspector.LookAtValues();
   return report;

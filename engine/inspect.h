@@ -1,7 +1,7 @@
 // InspectModel: what is in a model folder and how it is quantized, without a backend.
 //
 // For `quantd inspect` and whoever has to decide before loading. Reads headers and small metadata;
-// with `values` also every weight, one matrix at a time. Thread-safe: no state.
+// with `values` also every weight, norm and bias, one matrix at a time. Thread-safe: no state.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,7 @@ struct ModelReport {
   Bytes bytes;
   int64_t parameters = 0;
   std::vector<std::string> skipped;     // linears left in floating point beside quantized ones
-  std::vector<std::string> suspicious;  // "model.layers.3.mlp.up_proj: ..."
+  std::vector<std::string> suspicious;  // "model.layers.3.mlp.up_proj: ..."; norms and biases too
   std::string refusal;                  // why quantd cannot serve it; empty: it can
 
   double bits_per_weight() const {

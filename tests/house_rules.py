@@ -1,4 +1,4 @@
-"""House rules a machine can check: who may include whom, how long a file may be.
+"""House rules a machine can check: who may include whom, how long a file, how large the tree may be.
 
     python3 tests/house_rules.py            exits 1 and lists every violation
     python3 tests/house_rules.py --selftest checks that each rule can fail
@@ -10,6 +10,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAX_LINES = 600
+# A clone stays quick, and fixtures stay small: folder -> bytes of all its files ("": every file).
+MAX_BYTES = {"": 40 << 20, "tests/data": 14 << 20}
 SOURCE_SUFFIXES = {".h", ".cc", ".cu", ".cuh", ".py", ".proto", ".cmake"}
 
 # folder -> folders of ours it may include (longest matching prefix decides)
@@ -96,6 +98,16 @@ def check_file(path, text):
     return faults
 
 
+def check_sizes(sizes):
+    """Violations of MAX_BYTES; `sizes` is bytes by path."""
+    faults = []
+    for folder, most in MAX_BYTES.items():
+        total = sum(size for path, size in sizes.items() if not folder or path.startswith(folder + "/"))
+        if total > most:
+            faults.append(f"{folder or 'all files'}: {total / (1 << 20):.1f} MiB, at most {most >> 20}")
+    return faults
+
+
 def selftest():
     cases = [
         ("engine/scheduler.cc", '#include "server/config.h"\n'),
@@ -110,6 +122,8 @@ def selftest():
     ]
     for path, text in cases:
         assert check_file(path, text), f"not caught: {path}: {text[:60]!r}"
+    assert len(check_sizes({"tests/data/a": 13 << 20, "tests/data/b": 2 << 20, "c": 26 << 20})) == 2
+    assert not check_sizes({"tests/data/a": 13 << 20, "tests/database": 2 << 20, "c": 24 << 20})
     assert not check_file("server/grpc/service.cc", '#include <grpcpp/grpcpp.h>\n#include "engine/engine.h"\n')
 
 
@@ -123,8 +137,9 @@ def sources():
 
 def main():
     selftest()
-    faults, count = [], 0
-    for path in sources():
+    files = sources()
+    faults, count = check_sizes({path: (ROOT / path).stat().st_size for path in files}), 0
+    for path in files:
         if pathlib.PurePosixPath(path).suffix in SOURCE_SUFFIXES or path == "dev":
             count += 1
             faults += check_file(path, (ROOT / path).read_text(encoding="utf-8"))

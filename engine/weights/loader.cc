@@ -1,4 +1,6 @@
-// The second half of loading: packing what weight_check.cc has planned.
+// The second half of loading: packing what weight_check.cc has planned. A value that no writer
+// makes ends the packing; the values of what is left are then still checked, so that a user sees
+// all such faults in one message, as those of names and shapes.
 #include "engine/weights/loader.h"
 
 #include <algorithm>
@@ -6,6 +8,7 @@
 
 #include "engine/weights/value_scan.h"
 #include "engine/weights/weight_check.h"
+#include "kernels/fault_list.h"
 #include "kernels/quant/float_types.h"
 
 namespace quantd {
@@ -67,15 +70,8 @@ class Packer {
     if (plan_.head) {
       ASSIGN_OR_RETURN(result_.head, PackGroup({*plan_.head}, MemoryComponent::kHead));
     }
-    for (const ExpectedVector& v : expected.vectors) {
-      ASSIGN_OR_RETURN(Buffer buffer, backend_.Allocate(static_cast<size_t>(v.size) * sizeof(float),
-                                                        MemoryComponent::kNorms));
-      RETURN_IF_ERROR(UploadVector(v.tensor, v.size, 0, v.offset, buffer));
-      result_.resident_bytes += static_cast<int64_t>(buffer.bytes());
-      result_.vectors.push_back(std::move(buffer));
-      result_.parameters += v.size;
-      Done(v.tensor, static_cast<int64_t>(checkpoint_.Find(v.tensor)->data.size()));
-    }
+    for (const ExpectedVector& v : expected.vectors) RETURN_IF_ERROR(LoadVector(v));
+    RETURN_IF_ERROR(faults_.ToStatus(absl::StatusCode::kDataLoss));
     result_.accepted_extras = plan_.accepted_extras;
     return std::move(result_);
   }
@@ -85,6 +81,18 @@ class Packer {
   static bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
     return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
            a.bias.empty() == b.bias.empty();
+  }
+
+  // False once a fault was found: from then on values are checked and nothing is kept.
+  bool packing() const { return faults_.empty(); }
+
+  // Notes a fault of the checkpoint's values, so that those of other tensors are found too; what
+  // else goes wrong ends the load, unless a fault to be told of came before it.
+  absl::Status Note(const absl::Status& status) {
+    if (status.ok() || (packing() && !absl::IsDataLoss(status))) return status;
+    if (packing()) result_ = LoadedWeights();  // the memory of what will not be used
+    faults_.Add(status);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<LoadedGroup> PackGroup(const std::vector<ModulePlan>& modules,
@@ -112,29 +120,41 @@ class Packer {
     const ModulePlan& first = modules.front();
     LoadedLinear linear;
     linear.activation = first.activation;
-    auto created =
-        backend_.CreatePacked(first.format, first.shape.k, std::move(segments), component);
-    if (!created.ok()) return Annotate(created.status(), first.shape.module);
-    linear.weight = std::move(created).value();
-    if (!first.bias.empty()) {
+    if (packing()) {
+      auto created =
+          backend_.CreatePacked(first.format, first.shape.k, std::move(segments), component);
+      if (!created.ok()) return Annotate(created.status(), first.shape.module);
+      linear.weight = std::move(created).value();
+    }
+    if (packing() && !first.bias.empty()) {
       ASSIGN_OR_RETURN(linear.bias, backend_.Allocate(static_cast<size_t>(rows) * sizeof(float),
                                                       MemoryComponent::kNorms));
       result_.resident_bytes += static_cast<int64_t>(linear.bias.bytes());
     }
+    int64_t first_row = 0;
     for (size_t i = 0; i < modules.size(); ++i) {
-      RETURN_IF_ERROR(Annotate(PackModule(modules[i], i, *linear.weight), modules[i].shape.module));
+      const ModulePlan& m = modules[i];
+      RETURN_IF_ERROR(Note(
+          Annotate(packing() ? PackModule(m, i, *linear.weight) : CheckValues(m), m.shape.module)));
       if (!first.bias.empty()) {
-        const RowSegment& segment = linear.weight->segments()[i];
-        RETURN_IF_ERROR(
-            UploadVector(modules[i].bias, segment.rows, segment.first_row, 0.0f, linear.bias));
-        result_.parameters += segment.rows;
+        RETURN_IF_ERROR(Note(UploadVector(m.bias, m.shape.n, first_row, 0.0f, linear.bias)));
+        result_.parameters += m.shape.n;
       }
-      for (const std::string& name : modules[i].sources)
-        checkpoint_.DropPages(*checkpoint_.Find(name));
-      Done(modules[i].shape.module, modules[i].source_bytes);
+      first_row += m.shape.n;
+      for (const std::string& name : m.sources) checkpoint_.DropPages(*checkpoint_.Find(name));
+      Done(m.shape.module, m.source_bytes);
     }
-    Report(first, static_cast<int64_t>(modules.size()), *linear.weight);
+    if (packing()) Report(first, static_cast<int64_t>(modules.size()), *linear.weight);
     return linear;
+  }
+
+  // What PackModule finds wrong with a checkpoint's values.
+  absl::Status CheckValues(const ModulePlan& plan) const {
+    if (plan.import != nullptr) {
+      return plan.import->Load(checkpoint_, plan.shape, plan.options).status();
+    }
+    const SourceMatrix source = ViewOf(*checkpoint_.Find(plan.tensor), plan.shape.n, plan.shape.k);
+    return CheckFinite(source.view, plan.tensor);
   }
 
   absl::Status PackModule(const ModulePlan& plan, size_t segment, PackedWeight& weight) {
@@ -167,11 +187,27 @@ class Packer {
     return matrix;
   }
 
-  // Rounds a stored vector to f32, adds `offset` and puts it at element `first` of `buffer`.
+  absl::Status LoadVector(const ExpectedVector& v) {
+    Buffer buffer;
+    if (packing()) {
+      ASSIGN_OR_RETURN(buffer, backend_.Allocate(static_cast<size_t>(v.size) * sizeof(float),
+                                                 MemoryComponent::kNorms));
+    }
+    RETURN_IF_ERROR(Note(UploadVector(v.tensor, v.size, 0, v.offset, buffer)));
+    result_.resident_bytes += static_cast<int64_t>(buffer.bytes());
+    result_.vectors.push_back(std::move(buffer));
+    result_.parameters += v.size;
+    Done(v.tensor, static_cast<int64_t>(checkpoint_.Find(v.tensor)->data.size()));
+    return absl::OkStatus();
+  }
+
+  // Rounds a stored vector to f32, adds `offset` and puts it at element `first` of `buffer`, while
+  // packing.
   absl::Status UploadVector(const std::string& tensor, int64_t size, int64_t first, float offset,
                             const Buffer& buffer) {
     const SourceMatrix source = ViewOf(*checkpoint_.Find(tensor), 1, size);
     RETURN_IF_ERROR(CheckFinite(source.view, tensor));
+    if (!packing()) return absl::OkStatus();
     std::vector<float> values(static_cast<size_t>(size));
     for (int64_t i = 0; i < size; ++i) {
       switch (source.view.dtype) {
@@ -213,6 +249,7 @@ class Packer {
   Backend& backend_;
   const int64_t base_bytes_;  // of the backend before loading
   int64_t done_bytes_ = 0;
+  FaultList faults_;  // of values
   LoadedWeights result_;
 };
 

@@ -84,9 +84,10 @@ struct WeightLoaderOptions {
   std::function<void(int64_t done, int64_t total, const std::string& module)> on_progress;
 };
 
-/// DATA_LOSS with all faults (missing, unexpected, wrong shape or dtype, not finite), UNIMPLEMENTED
-/// for stored variants or formats without a kernel, INVALID_ARGUMENT when the profile does not suit
-/// the model, RESOURCE_EXHAUSTED.
+/// DATA_LOSS with all faults: of names, shapes and dtypes, before anything is allocated; where
+/// there is none, of values (not finite, codes and zero points out of range). One a module, the
+/// first, and one for its bias. UNIMPLEMENTED for stored variants or formats without a kernel,
+/// INVALID_ARGUMENT when the profile does not suit the model, RESOURCE_EXHAUSTED.
 absl::StatusOr<LoadedWeights> LoadWeights(const Checkpoint& checkpoint,
                                           const ExpectedWeights& expected,
                                           const WeightLoaderOptions& options, Backend& backend);

@@ -108,4 +108,13 @@ void OptionReader::CheckKeys(std::span<const std::string_view> known) const {
   }
 }
 
+void RefuseDeviceMap(OptionMap& map, const std::string& where, FaultList& faults) {
+  constexpr std::string_view kKey = "device_map";
+  const OptionReader reader(map, where, faults);
+  if (reader.Find(kKey) != nullptr) {
+    faults.AddUnimplemented("{}: not supported: {}", reader.Path(kKey), kOneBackend);
+  }
+  std::erase_if(map, [&](const OptionEntry& entry) { return entry.key == kKey; });
+}
+
 }  // namespace quantd

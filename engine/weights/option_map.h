@@ -31,6 +31,15 @@ struct OptionEntry {
   OptionValue value;
 };
 
+/// Why keys that put parts of a model elsewhere (device_map, offload) are refused, and what
+/// instead.
+inline constexpr std::string_view kOneBackend =
+    "a model lives on one backend; instead: --backend, which names it";
+
+/// Takes device_map out of `map`; a fault when it is not null. For mappings that Hugging Face's
+/// keys may stand in.
+void RefuseDeviceMap(OptionMap& map, const std::string& where, FaultList& faults);
+
 /// Reads typed values out of an OptionMap and reports what does not fit as "<where>.<key>: ...".
 class OptionReader {
  public:

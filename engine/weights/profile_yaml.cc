@@ -154,7 +154,8 @@ void ReadOverride(const YAML::Node& node, size_t index, QuantProfile& profile, F
 
 QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, FaultList& faults) {
   QuantProfile profile;
-  const OptionMap top = ToOptions(root, "", faults);
+  OptionMap top = ToOptions(root, "", faults);
+  RefuseDeviceMap(top, "", faults);
   const OptionReader reader(top, "", faults);
   reader.CheckKeys(kTopKeys);
   const OptionValue* name = reader.Find("name");

@@ -83,7 +83,9 @@ absl::StatusOr<std::optional<MethodOptions>> ReadConfig(const Json& json, const 
 
 MethodOptions ReadQuantizationOptions(const OptionMap& map, const std::string& where,
                                       OptionSource source, FaultList& faults) {
-  const OptionReader reader(map, where, faults);
+  OptionMap own = map;
+  RefuseDeviceMap(own, where, faults);
+  const OptionReader reader(own, where, faults);
   // Hugging Face takes load_in_* alone for bitsandbytes; nothing at all says nothing.
   const std::string name =
       reader.String("quant_method", AsksForBitsAndBytes(reader) ? "bitsandbytes" : "");
@@ -109,6 +111,9 @@ MethodOptions ReadQuantizationOptions(const OptionMap& map, const std::string& w
 absl::StatusOr<std::optional<MethodOptions>> ReadQuantizationConfig(
     const std::filesystem::path& dir) {
   ASSIGN_OR_RETURN(const Json json, ReadJson(dir / "config.json"));
+  if (const auto it = json.find("device_map"); it != json.end() && !it->is_null()) {
+    return Unimplemented("config.json: device_map: not supported: {}", kOneBackend);
+  }
   for (const char* key : {"quantization_config", "compression_config"}) {
     const auto it = json.find(key);
     if (it == json.end() || it->is_null()) continue;

@@ -96,7 +96,10 @@ class Planner {
     if (linear.bias) {
       plan.bias = linear.module + ".bias";
       Float(plan.bias, {linear.n});
-      plan.sources.push_back(plan.bias);
+      // A method takes a bias of zeros for its own, where models have none; it counts once.
+      if (std::find(plan.sources.begin(), plan.sources.end(), plan.bias) == plan.sources.end()) {
+        plan.sources.push_back(plan.bias);
+      }
     }
     for (const std::string& name : plan.sources) {
       if (const StoredTensor* t = checkpoint_.Find(name)) plan.source_bytes += Bytes(*t);

@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "engine/weights/methods/method.h"
+#include "engine/weights/quantization_options.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/status.h"
 #include "tests/engine/models/tiny_model.h"
@@ -29,9 +33,17 @@ int64_t FileBytes(const std::filesystem::path& dir) {
   return (*Checkpoint::Open(dir))->total_bytes();
 }
 
+std::vector<std::string> Fixtures() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(kModels)) {
+    names.push_back(entry.path().filename().string());
+  }
+  EXPECT_GE(names.size(), 42u);
+  return names;
+}
+
 TEST(Inspect, CountsWhatALoadCounts) {
-  for (const char* fixture : {"llama_bf16", "llama3rope_bf16", "bnb_nf4", "bnb_nf4_dq", "bnb_int8",
-                              "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
+  for (const std::string& fixture : Fixtures()) {
     SCOPED_TRACE(fixture);
     const ModelReport report = Inspect(kModels / fixture);
     EXPECT_EQ(report.refusal, "");
@@ -48,6 +60,41 @@ TEST(Inspect, CountsWhatALoadCounts) {
     EXPECT_LT(parameters, report.parameters);  // the norms are left
     EXPECT_GT(parameters, report.parameters * 98 / 100);
   }
+}
+
+// is_trainable of each quantizer of transformers 5.23: of every method, where it depends on more of
+// each kind.
+TEST(Inspect, SaysWhatPeftCanTrainOver) {
+  const std::pair<const char*, bool> table[] = {
+      {"llama_bf16", true},
+      {"bnb_nf4", true},
+      {"bnb_int8", true},
+      {"gptq4_sym", true},
+      {"awq4_gemm", true},
+      {"autoround4_gptq", false},
+      {"autoround4_awq", false},
+      {"hqq4_axis1", true},
+      {"torchao_int8wo", true},
+      {"torchao_int8da", true},
+      {"torchao_float8wo", true},
+      {"torchao_intx4wo", false},
+      {"torchao_int8da_intx4", false},
+      {"torchao_int4wo_handpacked", false},
+      {"ct_w4a16", true},
+      {"ct_fp8_dynamic", true},
+      {"fp8_block", true},
+      {"fp8_block_ue8m0", true},
+      {"metal4", false},
+  };
+  std::set<std::string> methods;
+  for (const auto& [fixture, trainable] : table) {
+    EXPECT_EQ(Inspect(kModels / fixture).trainable_with_peft, trainable) << fixture;
+    const auto config = ReadQuantizationConfig(kModels / fixture);
+    ASSERT_TRUE(config.ok()) << config.status();
+    methods.insert(config->value_or(MethodOptions()).method);
+  }
+  for (const Method* m : Methods())
+    EXPECT_EQ(methods.count(std::string(m->name())), 1u) << m->name();
 }
 
 TEST(Inspect, NamesTheMethodOfEveryModuleGroup) {
@@ -91,6 +138,36 @@ TEST(Inspect, PointsAtSuspiciousValues) {
               Contains(HasSubstr("model.layers.0.mlp.down_proj: a weight of magnitude 9.99e+05")));
   EXPECT_THAT(report.suspicious,
               Contains(HasSubstr("model.layers.0.self_attn.k_proj: 1 weights are not finite")));
+}
+
+TEST(Inspect, LooksAtNormsAndBiases) {
+  testing_support::TempDir dir;
+  testing_support::TinyModelOptions options;
+  options.attention_bias = true;
+  testing_support::WriteTinyModel(dir.path(), options);
+  EXPECT_THAT(Inspect(dir.path()).suspicious, IsEmpty());
+  testing_support::OwnedTensors t = testing_support::ReadTensors(dir.path() / "model.safetensors");
+  const auto set = [&t](const std::string& name, size_t index, float value) {
+    const uint16_t bits = BF16(value).bits;
+    std::memcpy(t.at(name).bytes.data() + 2 * index, &bits, 2);
+  };
+  const std::string layer = "model.layers.0.";
+  set("model.norm.weight", 3, NAN);
+  set("model.norm.weight", 4, INFINITY);
+  set(layer + "input_layernorm.weight", 0, 1e5f);
+  t.at(layer + "post_attention_layernorm.weight").bytes.assign(64, '\0');
+  set(layer + "self_attn.k_proj.bias", 1, NAN);
+  set(layer + "self_attn.q_proj.bias", 1, -3e4f);
+  t.at(layer + "self_attn.v_proj.bias").bytes.assign(32, '\0');  // as AutoGPTQ wrote them
+  testing_support::WriteTensors(dir.path() / "model.safetensors", t);
+  EXPECT_THAT(
+      Inspect(dir.path()).suspicious,
+      ::testing::UnorderedElementsAre(
+          HasSubstr("model.norm.weight: 2 values are not finite"), HasSubstr("model.norm.weight: "),
+          HasSubstr(layer + "input_layernorm.weight: a value of magnitude 9.98e+04"),
+          HasSubstr(layer + "post_attention_layernorm.weight: every value is zero"),
+          HasSubstr(layer + "self_attn.k_proj.bias: 1 values are not finite"),
+          HasSubstr(layer + "self_attn.q_proj.bias: a value of magnitude 3e+04")));
 }
 
 TEST(Inspect, SaysWhyAFolderCannotBeServed) {

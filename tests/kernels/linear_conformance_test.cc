@@ -63,6 +63,10 @@ std::vector<LinearCase> CheckpointCases() {
                                     .rounding = Rounding::kEveryStep,
                                     .scale = 0.046875f,
                                     .zero_point = 3};
+  const ActivationQuant int8_every_step{.kind = Kind::kInt8Token, .rounding = Rounding::kEveryStep};
+  const ActivationQuant int8_asym{.kind = Kind::kInt8TokenAsym, .rounding = Rounding::kEveryStep};
+  const ActivationQuant fp8_tensor{
+      .kind = Kind::kFp8Tensor, .rounding = Rounding::kEveryStep, .scale = 0.013671875f};
   const ActivationQuant fp8_token{.kind = Kind::kFp8Token, .rounding = Rounding::kEveryStep};
   const ActivationQuant fp8_group{.kind = Kind::kFp8Group, .group = 128};
   const auto reference = [](ActivationQuant q) {
@@ -93,16 +97,24 @@ std::vector<LinearCase> CheckpointCases() {
       {"torchao_int4", "int4.group128.bf16.offset_bf16"},
       {"torchao_int4_groups_of_32", "int4.group32.bf16.offset_bf16"},
       {"torchao_8da4w", "int4.group32.f32", {.kind = Kind::kInt8TokenAsym}},
+      {"torchao_8da4w_every_step", "int4.group32.bf16", int8_asym},
+      {"torchao_8da4w_reference", "int4.group32.bf16", reference(int8_asym)},
+      {"torchao_8da4w_zeros_reference", "uint4.group32.bf16.zero_u8", reference(int8_asym)},
       {"torchao_uint8_added", "uint8.group64.f32.offset_f32"},
+      {"metal4", "uint4.group64.bf16.offset_bf16"},
+      {"metal2_f16", "uint2.group32.f16.offset_f32"},
       {"torchao_float8wo", "e4m3.row.f32"},
       {"torchao_int8da", "int8.row.f32", int8_token},
       {"torchao_int8da_reference", "int8.row.f32", reference(int8_token)},
       {"int8_token_asym", "int8.row.f32", {.kind = Kind::kInt8TokenAsym}},
-      {"ct_w8a8", "int8.row.bf16", {.kind = Kind::kInt8Token, .rounding = Rounding::kEveryStep}},
+      {"ct_w8a8", "int8.row.bf16", int8_every_step},
+      {"ct_w8a8_reference", "int8.row.bf16", reference(int8_every_step)},
       {"ct_w8a8_static", "int8.row.bf16", int8_tensor},
+      {"ct_w8a8_static_reference", "int8.row.bf16", reference(int8_tensor)},
       {"ct_w8a8_groups", "int8.group128.bf16", int8_token},
       {"ct_fp8_dynamic", "e4m3.row.bf16", fp8_token},
       {"ct_fp8_static", "e4m3.row.f32", {.kind = Kind::kFp8Tensor, .scale = 0.013671875f}},
+      {"ct_fp8_static_reference", "e4m3.row.bf16", reference(fp8_tensor)},
       {"ct_fp8_reference", "e4m3.row.f32", reference(fp8_token)},
       {"ct_fp8_block", "e4m3.tile128x128.bf16", fp8_group},
       {"fp8_block", "e4m3.tile128x128.f32", fp8_group},

@@ -44,14 +44,12 @@ def unpack_columns(packed, bits):
     return unpack_rows(packed.t(), bits).t()
 
 
-def _groups(k, group_size):
-    """[K] the group of each input: contiguous groups; group_size <= 0 is one group."""
-    return torch.arange(k) // (group_size if group_size > 0 else k)
+def _groups(k, group_size, count):
+    """[K] which of `count` groups each input is in: contiguous groups; group_size <= 0 is one group.
 
-
-def _expand(x, n, k):
-    """A scale grid [n_blocks, k_blocks] over equal blocks -> [n, k]."""
-    return x.repeat_interleave(n // x.shape[0], 0).repeat_interleave(k // x.shape[1], 1)
+    Inputs that only fill a packed word are in the last.
+    """
+    return (torch.arange(k) // (group_size if group_size > 0 else k)).clamp(max=count - 1)
 
 
 def _expand_blocks(x, block, n, k):
@@ -87,7 +85,11 @@ def bnb8(t, module):
 
 
 def gptq(t, module, bits, group_size, v1):
-    """w[k, n] = scales[g, n] * (q - z); v1 files store z - 1."""
+    """w[k, n] = scales[g, n] * (q - z); v1 files store z - 1.
+
+    Where K is not whole words and g_idx does not say how many inputs there are, some follow that
+    are none.
+    """
     q = unpack_rows(t[module + ".qweight"], bits)  # [K, N]
     stored = t[module + ".qzeros"]  # [G, N * bits / 32]
     if v1 and 32 % bits == 0:
@@ -98,9 +100,11 @@ def gptq(t, module, bits, group_size, v1):
     zeros = unpack_columns(stored, bits)  # [G, N]
     if v1 and 32 % bits != 0:
         zeros = (zeros + 1) & ((1 << bits) - 1)  # 3 bits: each field by itself
+    scales = t[module + ".scales"].float()
     g_idx = t.get(module + ".g_idx")
-    group = g_idx.long() if g_idx is not None else _groups(q.shape[0], group_size)
-    return (t[module + ".scales"].float()[group] * (q - zeros[group]).float()).t().contiguous()
+    group = g_idx.long() if g_idx is not None else _groups(q.shape[0], group_size, len(scales))
+    zeros = zeros[:, : scales.shape[1]]  # whole words again
+    return (scales[group] * (q[: len(group)] - zeros[group]).float()).t().contiguous()
 
 
 AWQ_NIBBLE = [0, 4, 1, 5, 2, 6, 3, 7]  # column 8j + c is nibble AWQ_NIBBLE[c] of word j
@@ -117,9 +121,11 @@ def awq_unpack(packed):
 
 def awq(t, module, group_size):
     """w[k, n] = (q - z) * scales[g, n], all packed along n, zeros stored as they are."""
-    q, zeros = awq_unpack(t[module + ".qweight"]), awq_unpack(t[module + ".qzeros"])
-    group = _groups(q.shape[0], group_size)
-    return ((q - zeros[group]).float() * t[module + ".scales"].float()[group]).t().contiguous()
+    scales = t[module + ".scales"].float()
+    n = scales.shape[1]
+    q, zeros = (awq_unpack(t[module + part])[:, :n] for part in (".qweight", ".qzeros"))
+    group = _groups(q.shape[0], group_size, len(scales))
+    return ((q - zeros[group]).float() * scales[group]).t().contiguous()
 
 
 def gptq_is_v1(config):
@@ -128,14 +134,16 @@ def gptq_is_v1(config):
 
 
 def autoround(t, module, config):
-    """"auto_round:gptq" (v1 zeros) or "auto_round:awq"; extra_config overrides single modules."""
+    """GPTQ's v1 or v2, or AWQ, by the packing's name; extra_config overrides single modules."""
     packing = config.get("packing_format", "auto_round:gptq").replace("auto_gptq", "gptq")
+    packing = packing.replace("auto_awq", "awq")
     own = {**config, **(config.get("extra_config") or {}).get(module, {})}
-    if packing.endswith("awq"):
+    kind = (packing.split(":") + ["gptqmodel"])[1]  # a kernel's name may follow; none: gptqmodel's
+    if kind == "awq":
         return awq(t, module, own["group_size"])
-    if not packing.endswith("gptq"):
+    if kind not in ("gptq", "gptqmodel"):
         raise ValueError(f"unknown packing_format {packing}")
-    return gptq(t, module, own["bits"], own["group_size"], v1=True)
+    return gptq(t, module, own["bits"], own["group_size"], v1=kind == "gptq")
 
 
 # ------------------------------------------------------------------------------------------ HQQ
@@ -174,18 +182,18 @@ def torchao(t, name, metadata):
     part = f"{module}._{leaf}_"
     q, scale = t[part + "qdata"], t[part + "scale"].float()
     zero = t.get(part + "zero_point")
+    block = about["_data"]["block_size"]  # the last ones of a row or column may be smaller
     if about["_type"] == "Int4Tensor":
         # low nibble first, signed; scale and zero are [K / g, N]; zero is a float, added
         codes = torch.stack([q.view(torch.uint8) & 15, q.view(torch.uint8) >> 4], -1)
         codes = codes.reshape(q.shape[0], -1).long()
         codes = torch.where(codes > 7, codes - 16, codes).float()
-        group = about["_data"]["block_size"][-1]
-        scale, zero = (x.float().t().repeat_interleave(group, 1) for x in (scale, zero))
+        scale, zero = (_expand_blocks(x.float().t(), block, *codes.shape) for x in (scale, zero))
         return codes * scale + zero
     q = q.float()
     if zero is not None:
-        q = q - _expand(zero.float().reshape(zero.shape[0], -1), *q.shape)
-    return q * _expand(scale.reshape(scale.shape[0], -1), *q.shape)  # [1, 1] when per tensor
+        q = q - _expand_blocks(zero.float().reshape(zero.shape[0], -1), block, *q.shape)
+    return q * _expand_blocks(scale.reshape(scale.shape[0], -1), block, *q.shape)
 
 
 # --------------------------------------------------------------------------- compressed-tensors
@@ -220,14 +228,14 @@ def ct(t, module, config):
         packed = t[module + ".weight_packed"]  # U8 [N, K / 2], low nibble first
         q = torch.tensor(E2M1)[torch.stack([packed & 15, packed >> 4], -1).long()]
         q = q.reshape(packed.shape[0], -1)
-        return q * _expand(scale / t[module + ".weight_global_scale"].float(), *q.shape)
+        return q * _expand_blocks(scale / t[module + ".weight_global_scale"].float(), (1, 16), *q.shape)
     zero = t.get(module + ".weight_zero_point")
     if layout == "pack-quantized":
         bits = args["num_bits"]
         n, k = t[module + ".weight_shape"].tolist()
         offset = 1 << (bits - 1)  # stored unsigned: q + 2^(bits - 1)
         q = (unpack_columns(t[module + ".weight_packed"], bits)[:, :k] - offset).float()
-        if zero is not None:
+        if zero is not None and zero.dtype == torch.int32:
             zero = unpack_rows(zero, bits)[:n] - offset  # packed along n: [N * bits / 32, G]
     else:
         q = t[module + ".weight"].float()
@@ -240,7 +248,8 @@ def ct(t, module, config):
         x = x.float().reshape(x.shape[0] if x.ndim > 1 else 1, -1)
         if g_idx is not None and x.shape[1] > 1:
             return x[:, g_idx.long()]
-        return _expand(x, n, k)
+        group = args.get("group_size") if args["strategy"] == "group" else k
+        return _expand_blocks(x, (n // x.shape[0], group), n, k)
 
     return ((q - spread(zero)) if zero is not None else q) * spread(scale)
 
@@ -250,16 +259,32 @@ def ct(t, module, config):
 
 def e8m0(x):
     """F8_E8M0, or the same bytes as U8, -> float32 2^(byte - 127)."""
-    return torch.exp2(x.view(torch.uint8).float() - 127)
+    return torch.exp2(x.view(torch.uint8).double() - 127).float()  # 2^-127 is exact in float32 too
+
+
+FP8_SCALES = (".weight_scale_inv", ".scale", ".qscale_weight")  # the latter of some releases
 
 
 def fp8(t, module, config):
     """w = q * scale_inv over blocks, the last ones ragged; a scalar scale without a block size."""
-    q, scale = t[module + ".weight"].float(), t[module + ".weight_scale_inv"]
+    names = (module + part for part in FP8_SCALES)
+    q, scale = t[module + ".weight"].float(), t[next(name for name in names if name in t)]
     scale = e8m0(scale) if scale.dtype in (torch.uint8, torch.float8_e8m0fnu) else scale.float()
     if scale.ndim < 2:
         return q * scale
     return q * _expand_blocks(scale, config["weight_block_size"], *q.shape)
+
+
+# ---------------------------------------------------------------------------------------- metal
+
+
+def metal(t, module, config):
+    """MLX's affine groups: w = q * scale + qbias, codes along k, the first in the lowest bits."""
+    q = unpack_columns(t[module + ".weight"].view(torch.int32), config["bits"]).float()
+    block = (1, config["group_size"])
+    scale, offset = (_expand_blocks(t[module + part].float(), block, *q.shape)
+                     for part in (".scales", ".qbiases"))
+    return q * scale + offset
 
 
 # ---------------------------------------------------------------------------------- checkpoints
@@ -294,8 +319,10 @@ def _decode(t, name, metadata, config):
             return weight, hqq(t, module)
         if method == "compressed-tensors" and module + ".weight_scale" in t:
             return weight, ct(t, module, config)
-        if method == "fp8" and module + ".weight_scale_inv" in t:
+        if method == "fp8" and any(module + part in t for part in FP8_SCALES):
             return weight, fp8(t, module, config)
+        if method == "metal" and module + ".qbiases" in t:
+            return weight, metal(t, module, config)
     if method == "torchao" and leaf.endswith("_qdata"):
         original = f"{module}.{leaf[1:-len('_qdata')]}"
         return original, torchao(t, original, metadata)

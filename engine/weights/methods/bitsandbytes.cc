@@ -366,10 +366,10 @@ class BitsAndBytes : public Method {
       reader.faults().AddUnimplemented("{}: true is not supported: weights are kept in int8",
                                        reader.Path("llm_int8_has_fp16_weight"));
     }
-    if (source == OptionSource::kProfile &&
-        reader.Bool("llm_int8_enable_fp32_cpu_offload", false)) {
-      reader.faults().AddUnimplemented("{}: true is not supported: a model lives on one backend",
-                                       reader.Path("llm_int8_enable_fp32_cpu_offload"));
+    if (reader.Bool("llm_int8_enable_fp32_cpu_offload", false)) {
+      reader.faults().AddUnimplemented("{}: true is not supported: {}",
+                                       reader.Path("llm_int8_enable_fp32_cpu_offload"),
+                                       kOneBackend);
     }
     options.skip_modules = reader.Strings("llm_int8_skip_modules");
     if (source == OptionSource::kProfile) {

@@ -10,7 +10,8 @@
 //   int-quantized   <m>.weight I8 [n, k]; <m>.weight_scale; asymmetric: <m>.weight_zero_point I8
 //   float-quantized <m>.weight F8_E4M3 [n, k]; <m>.weight_scale
 //   nvfp4-pack-quantized  <m>.weight_packed U8 [n, k / 2], the first element in the low half;
-//                   <m>.weight_scale F8_E4M3 [n, k / 16]; <m>.weight_global_scale F32 [1]
+//                   <m>.weight_scale F8_E4M3 [n, k / 16]; <m>.weight_global_scale F32 [1];
+//                   perhaps <m>.input_global_scale F32 [1], without a use here
 //   static activations    <m>.input_scale [1], <m>.input_zero_point I8 [1]
 // w = (q - zero) * scale; nvfp4: w = q * (scale / global_scale).
 #include "engine/weights/methods/compressed_tensors.h"
@@ -137,6 +138,12 @@ absl::Status CheckCodes(const Module& m, std::vector<std::string>& tensors) {
                              m.shape.module, k);
       }
       RETURN_IF_ERROR(require("weight_packed", StoredDType::kU8, {n, k / 2}));
+      // Of quantized activations, which weight-only groups do not have; written all the same.
+      if (m.Has("input_global_scale")) {
+        tensors.push_back(m.Name("input_global_scale"));
+        RETURN_IF_ERROR(
+            Require(m.checkpoint, tensors.back(), {StoredDType::kF32}, {{1}, {}}).status());
+      }
       return require("weight_global_scale", StoredDType::kF32, {1});
     case Format::kPacked: break;
   }
@@ -311,7 +318,11 @@ absl::StatusOr<QuantizedMatrix> LoadModule(const Module& m) {
   q.format = FormatOf(m, !q.columns.empty());
   ASSIGN_OR_RETURN(q.codes, ReadCodes(m));
   ASSIGN_OR_RETURN(q.scales, FiniteFloats(m.checkpoint, m.Name("weight_scale")));
-  RETURN_IF_ERROR(CheckNotNegative(q.scales, m.Name("weight_scale")));
+  // Integers may have scales of either sign: AutoRound's symmetric ones, exported in this format,
+  // are negative where that serves the larger end of a group.
+  if (m.group.format == Format::kFloat || m.group.format == Format::kNvfp4) {
+    RETURN_IF_ERROR(CheckNotNegative(q.scales, m.Name("weight_scale")));
+  }
   if (m.group.strategy == Strategy::kTensor) {
     q.scales.assign(static_cast<size_t>(q.n), q.scales.front());
   }

@@ -3,9 +3,11 @@
 //
 // Layout of the stored tensors, from transformers 5:
 //   <m>.weight            F8_E4M3 [n, k]
-//   <m>.weight_scale_inv  F32 [ceil(n / rows), ceil(k / columns)], or powers of two as F8_E8M0 or
-//                         U8 (scale_fmt "ue8m0": 2^(byte - 127)); one scale when weight_block_size
-//                         is null. Older names: <m>.scale, <m>.qscale_weight
+//   <m>.weight_scale_inv  a float [ceil(n / rows), ceil(k / columns)] of the tensor's own dtype,
+//                         whatever scale_fmt says: F32, BF16, F16 or F8_E8M0, a power of two. Only
+//                         bytes, U8, are nothing without scale_fmt "ue8m0": 2^(byte - 127). One
+//                         scale when weight_block_size is null. Older names: <m>.scale,
+//                         <m>.qscale_weight
 //   <m>.activation_scale, <m>.input_scale   F32, of activation_scheme "static"
 // Despite its name weight_scale_inv is the factor: w = q * weight_scale_inv.
 //
@@ -77,10 +79,13 @@ absl::Status CheckScales(const Checkpoint& c, const WeightShape& shape, const Fp
     const StoredTensor* t = c.Find(name);
     grid = t != nullptr && NumElements(*t) == 1 ? t->shape : std::vector<int64_t>{};
   }
-  if (s.powers_of_two) {
-    return RequireTensor(c, name, {StoredDType::kF8E8M0, StoredDType::kU8}, grid).status();
+  if (const StoredTensor* t = c.Find(name);
+      t != nullptr && t->dtype == StoredDType::kU8 && s.powers_of_two) {
+    return RequireTensor(c, name, {StoredDType::kU8}, grid).status();
   }
-  return RequireTensor(c, name, {StoredDType::kF32, StoredDType::kBF16, StoredDType::kF16}, grid)
+  return RequireTensor(
+             c, name,
+             {StoredDType::kF32, StoredDType::kBF16, StoredDType::kF16, StoredDType::kF8E8M0}, grid)
       .status();
 }
 
@@ -133,6 +138,7 @@ class Fp8 : public Method {
  public:
   std::string_view name() const override { return "fp8"; }
   bool on_load() const override { return true; }
+  bool trainable_with_peft(const MethodOptions&) const override { return true; }
 
   MethodOptions Read(const OptionReader& reader, OptionSource source) const override {
     constexpr std::string_view kKeys[] = {

@@ -16,8 +16,20 @@
 namespace quantd {
 namespace {
 
+/// What a checkpoint's config.json says of the modules whose names end with `tag`.
+struct HqqSaid {
+  std::string tag;  // "self_attn.q_proj"; empty: of all
+  std::optional<int64_t> bits, axis;
+  std::optional<int64_t> group_size;  // 0: null
+
+  bool Names(const std::string& module) const {
+    return tag.empty() || module == tag || module.ends_with("." + tag);
+  }
+};
+
 struct HqqSettings : MethodSettings {
   HqqParams params;  // group_size 0: as many as inputs (axis 1) or outputs (axis 0)
+  std::vector<HqqSaid> said;
 
   std::string_view label() const override { return "hqq"; }
   std::string ToYaml() const override {
@@ -64,7 +76,8 @@ constexpr std::array<Packing, 5> kPackings = {{
 /// How a module is stored.
 struct Stored {
   Packing packing;
-  HqqParams params;
+  int bits = 0;                // of a code; 8bit_u8 also holds 5, 6 and 7
+  HqqParams params;            // its bits are the packing's
   int64_t rows = 0, cols = 0;  // of W seen as groups
   int64_t packed_rows() const { return (rows + packing.slabs - 1) / packing.slabs; }
   int64_t unit() const { return packing.slabs == 10 ? 4 : 1; }  // bytes of an element of W_q
@@ -132,6 +145,7 @@ absl::StatusOr<Stored> ReadStored(const Checkpoint& c, const WeightShape& shape)
   if (byte ? bits < 5 || bits > 8 : bits != stored.packing.bits) {
     return DataLoss("tensor {}nbits: {} with packing {}", module, bits, stored.packing.name);
   }
+  stored.bits = static_cast<int>(bits);
   ASSIGN_OR_RETURN(const int64_t axis, Number(c, module + "axis"));
   if (axis != 0 && axis != 1) return DataLoss("tensor {}axis: {} is not 0 or 1", module, axis);
   stored.params.axis = static_cast<int>(axis);
@@ -151,8 +165,32 @@ absl::StatusOr<Stored> ReadStored(const Checkpoint& c, const WeightShape& shape)
   return stored;
 }
 
-absl::StatusOr<WeightSource> CheckStored(const Checkpoint& c, const WeightShape& shape) {
+/// nbits, axis and group_size against what config.json says of them.
+absl::Status CheckAgainstConfig(const Stored& stored, const WeightShape& shape,
+                                const HqqSettings& config) {
+  if (config.said.empty()) return absl::OkStatus();
+  const auto said = std::find_if(config.said.begin(), config.said.end(),
+                                 [&](const HqqSaid& s) { return s.Names(shape.module); });
+  if (said == config.said.end()) {
+    return DataLoss(
+        "{}: is stored as hqq, but no linear tag of config.json's quant_config names it",
+        shape.module);
+  }
+  const auto compare = [&](const char* name, int64_t is, const std::optional<int64_t>& says) {
+    if (!says || *says == is) return absl::OkStatus();
+    return DataLoss("tensor {}.{}: is {}, config.json says {}", shape.module, name, is, *says);
+  };
+  RETURN_IF_ERROR(compare("nbits", stored.bits, said->bits));
+  RETURN_IF_ERROR(compare("axis", stored.params.axis, said->axis));
+  std::optional<int64_t> group = said->group_size;
+  if (group == 0) group = stored.params.axis == 1 ? shape.k : shape.n;
+  return compare("group_size", stored.params.group_size, group);
+}
+
+absl::StatusOr<WeightSource> CheckStored(const Checkpoint& c, const WeightShape& shape,
+                                         const HqqSettings& config) {
   ASSIGN_OR_RETURN(Stored stored, ReadStored(c, shape));
+  RETURN_IF_ERROR(CheckAgainstConfig(stored, shape, config));
   const std::string module = shape.module + ".";
   WeightSource source;
   source.label = "hqq";
@@ -212,6 +250,16 @@ void Unpack(const Stored& stored, const std::vector<T>& packed, std::vector<uint
   }
 }
 
+/// Codes of fewer bits than the byte that holds each.
+absl::Status CheckRange(const std::vector<uint8_t>& codes, const Stored& stored,
+                        const std::string& module) {
+  const auto bad = std::find_if(codes.begin(), codes.end(),
+                                [&](uint8_t code) { return code >> stored.bits != 0; });
+  if (bad == codes.end()) return absl::OkStatus();
+  return DataLoss("tensor {}W_q: element {} is {}, which {} bits do not hold", module,
+                  bad - codes.begin(), *bad, stored.bits);
+}
+
 // ---- options
 
 constexpr std::array<std::string_view, 10> kKeys = {
@@ -261,8 +309,8 @@ void RefuseQuantizedScales(const OptionReader& config) {
     }
   }
   if (config.Bool("offload_meta", false)) {
-    config.faults().AddUnimplemented("{}: true is not supported: a model lives on one backend",
-                                     config.Path("offload_meta"));
+    config.faults().AddUnimplemented("{}: true is not supported: {}", config.Path("offload_meta"),
+                                     kOneBackend);
   }
 }
 
@@ -294,8 +342,8 @@ class Hqq : public Method {
     return c.Find(shape.module + ".W_q") != nullptr;
   }
   absl::StatusOr<WeightSource> Check(const Checkpoint& c, const WeightShape& shape,
-                                     const MethodOptions&) const override {
-    return CheckStored(c, shape);
+                                     const MethodOptions& config) const override {
+    return CheckStored(c, shape, SettingsOf<HqqSettings>(config));
   }
   absl::StatusOr<QuantizedMatrix> Load(const Checkpoint& c, const WeightShape& shape,
                                        const MethodOptions&) const override {
@@ -315,6 +363,7 @@ class Hqq : public Method {
     } else {
       Unpack(stored, Values<uint8_t>(codes), m.codes);
     }
+    if (stored.bits < stored.packing.bits) RETURN_IF_ERROR(CheckRange(m.codes, stored, module));
     return m;
   }
 
@@ -366,23 +415,40 @@ class Hqq : public Method {
     settings.params = ReadParams(params);
   }
 
-  /// The tensors say all that matters; config.json is searched for what they may not be. Its
+  /// What the tensors are compared with; config.json is also searched for what they may not be. Its
   /// quant_config is one config, or several by linear tag ("self_attn.q_proj").
   static void ReadCheckpoint(const OptionReader& reader, HqqSettings& settings) {
     const OptionReader config(reader.Map("quant_config"), reader.Path("quant_config"),
                               reader.faults());
     if (const OptionMap& params = config.Map("weight_quant_params"); !params.empty()) {
       const OptionReader own(params, config.Path("weight_quant_params"), reader.faults());
-      settings.params.bits = static_cast<int>(own.Integer("nbits", 4, 1, 8));
-      settings.params.axis = static_cast<int>(own.Integer("axis", 1, 0, 1));
-      settings.params.group_size = static_cast<int32_t>(own.Integer("group_size", 0, 0, INT32_MAX));
+      settings.said.push_back(ReadSaid("", own));
+      const HqqSaid& said = settings.said.back();
+      settings.params.bits = static_cast<int>(said.bits.value_or(4));
+      settings.params.axis = static_cast<int>(said.axis.value_or(1));
+      settings.params.group_size = static_cast<int32_t>(said.group_size.value_or(0));
       RefuseQuantizedScales(config);
       return;
     }
     for (const auto& [tag, value] : config.map()) {
       if (value.kind != OptionValue::Kind::kMap) continue;
-      RefuseQuantizedScales(OptionReader(value.map, config.Path(tag), reader.faults()));
+      const OptionReader own(value.map, config.Path(tag), reader.faults());
+      RefuseQuantizedScales(own);
+      settings.said.push_back(
+          ReadSaid(tag, OptionReader(own.Map("weight_quant_params"),
+                                     own.Path("weight_quant_params"), reader.faults())));
     }
+  }
+
+  static HqqSaid ReadSaid(const std::string& tag, const OptionReader& params) {
+    HqqSaid said{tag, {}, {}, {}};
+    if (params.Find("nbits") != nullptr) said.bits = params.Integer("nbits", 4, 1, 8);
+    if (params.Find("axis") != nullptr) said.axis = params.Integer("axis", 1, 0, 1);
+    for (const auto& [key, value] : params.map()) {
+      if (key != "group_size") continue;
+      said.group_size = params.Integer("group_size", 0, 1, INT32_MAX);  // 0: null
+    }
+    return said;
   }
 };
 

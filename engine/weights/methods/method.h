@@ -1,7 +1,7 @@
 // Method: one way in which the numbers of a weight are chosen, or a checkpoint stores them.
 //
 // The loader asks the registry; nothing else in quantd knows methods. To add one: write
-// methods/<name>.cc with a Method, add its line to registry.cc, a profile to configs/profiles when
+// methods/<name>.cc with a Method, name it in registry.cc, add a profile to configs/profiles when
 // it quantizes on load, and a fixture to the tests. Implementations have no state; all functions
 // are thread-safe.
 #pragma once
@@ -139,7 +139,7 @@ const Method& MethodOf(const MethodOptions& options);
 /// refused.cc.
 absl::Status RefuseMethod(std::string_view quant_method);
 
-// The entries of the registry, one file each.
+// Entries of the registry, one file each, that tests ask by name.
 const Method& NoneMethod();
 const Method& BitsAndBytesMethod();
 const Method& GptqMethod();

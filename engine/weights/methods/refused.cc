@@ -46,7 +46,6 @@ constexpr Refused kRefused[] = {
      "an fp8 export with blocks of 128, or the "
      "full-precision checkpoint with profile fp8"},
     {"mxfp4", "fp4 with a scale per 32", kFloatsOnLoad},
-    {"metal", "MLX's packing for Apple GPUs", kFloatsOnLoad},
     {"sinq", "dual-scaled 4-bit blocks", "the full-precision checkpoint with profile hqq4"},
     {"gemma", "Gemma's quantization-aware checkpoints", kFloatsOnLoad},
     {"modelopt", "NVIDIA Model Optimizer's export", "a compressed-tensors or fp8 export"},

@@ -1,8 +1,12 @@
-// The table of methods. One line each; a new method is added here.
+// The table of methods. A new one is declared and listed here: two lines. Methods do not register
+// themselves, since a linker leaves out an object of a static library that nobody names.
 #include "engine/weights/methods/method.h"
 #include "kernels/check.h"
 
 namespace quantd {
+
+// Those that method.h does not declare.
+const Method& MetalMethod();
 
 std::span<const Method* const> Methods() {
   static const Method* const kMethods[] = {
@@ -15,6 +19,7 @@ std::span<const Method* const> Methods() {
       &CompressedTensorsMethod(),
       &Fp8Method(),
       &TorchAoMethod(),
+      &MetalMethod(),
   };
   return kMethods;
 }

@@ -275,6 +275,17 @@ TEST(LoadModel, RefusesBrokenWeights) {
        }),
        kLoss,
        {"tensor model.norm.weight: element [0, 2] is NaN or infinite"}},
+      // Also what comes after the first one, which ended the packing.
+      {"values of two modules and a norm",
+       Tensors([=](OwnedTensors& t) {
+         t["model.layers.0.self_attn.k_proj.weight"].bytes.replace(0, 2, "\xc0\x7f");
+         t[up].bytes.replace(2 * (32 * 3 + 5), 2, "\xc0\x7f");
+         t["model.norm.weight"].bytes.replace(4, 2, std::string("\x80\xff", 2));
+       }),
+       kLoss,
+       {"model.layers.0.self_attn.k_proj: tensor model.layers.0.self_attn.k_proj.weight: element "
+        "[0, 0] is NaN or infinite; model.layers.1.mlp.up_proj: tensor " +
+        up + ": element [3, 5] is NaN or infinite; tensor model.norm.weight: element [0, 2] is"}},
       {"quantized without a config",
        Tensors([](OwnedTensors& t) {
          t["model.layers.0.mlp.up_proj.weight"] = {
@@ -286,6 +297,26 @@ TEST(LoadModel, RefusesBrokenWeights) {
        {"is stored as bitsandbytes, but config.json has no quantization_config"}},
   };
   ExpectRefused(table, [](const auto& dir) { WriteTinyModel(dir); });
+}
+
+// A bias is looked at beside the weights it belongs to, also when those are faulty.
+TEST(LoadModel, NamesFaultyBiases) {
+  TempDir dir;
+  testing_support::TinyModelOptions options;
+  options.attention_bias = true;
+  WriteTinyModel(dir.path(), options);
+  OwnedTensors t = ReadTensors(dir.path() / "model.safetensors");
+  const std::string k = "model.layers.0.self_attn.k_proj", v = "model.layers.1.self_attn.v_proj";
+  t.at(k + ".weight").bytes.replace(0, 2, "\xc0\x7f");
+  t.at(k + ".bias").bytes.replace(2, 2, "\xc0\x7f");
+  t.at(v + ".bias").bytes.replace(4, 2, "\xc0\x7f");
+  WriteTensors(dir.path() / "model.safetensors", t);
+  const absl::Status status = TryLoad(OptionsFor(dir.path()));
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  for (const std::string& fault :
+       {k + ".weight: element [0, 0]", k + ".bias: element [0, 1]", v + ".bias: element [0, 2]"}) {
+    EXPECT_THAT(Message(status), HasSubstr(fault));
+  }
 }
 
 TEST(LoadModel, ListsAtMostTwentyFaults) {
@@ -361,6 +392,17 @@ TEST(LoadModel, RefusesBroken4BitCheckpoints) {
        Tensors([=](OwnedTensors& t) { float_at(t.at(w + ".nested_absmax"), 0, NAN); }),
        kLoss,
        {w + ".nested_absmax: element 0 is nan"}},
+      {"values of two modules and a norm",
+       Tensors([=](OwnedTensors& t) {
+         const std::string down = "model.layers.0.mlp.down_proj.weight";
+         float_at(t.at(w + ".nested_absmax"), 1, -1.0f);
+         float_at(t.at(down + ".nested_quant_map"), 2, NAN);
+         t.at("model.norm.weight").bytes.replace(2, 2, "\xc0\x7f");
+       }),
+       kLoss,
+       {kProj + ": tensor " + w + ".nested_absmax: element 1 is -1",
+        "; model.layers.0.mlp.down_proj: tensor model.layers.0.mlp.down_proj.weight."
+        "nested_quant_map: element 2 is nan; tensor model.norm.weight: element [0, 1] is NaN"}},
       {"NaN in the nested map",
        Tensors([=](OwnedTensors& t) { float_at(t.at(w + ".nested_quant_map"), 9, NAN); }),
        kLoss,

@@ -27,10 +27,11 @@ QuantProfile Parsed(const std::string& yaml) {
 
 TEST(Profile, EveryShippedProfileParsesAndRoundTrips) {
   const std::vector<std::string> names = BuiltInProfiles();
-  EXPECT_THAT(names, ::testing::ElementsAre("bf16", "fp16", "fp32", "fp4", "fp4-dq", "fp8", "hqq2",
-                                            "hqq3", "hqq4", "hqq8", "int8", "int8-no-outliers",
-                                            "nf4", "nf4-dq", "torchao-fp8-dynamic", "torchao-int4",
-                                            "torchao-int8", "torchao-int8-dynamic"));
+  EXPECT_THAT(
+      names, ::testing::ElementsAre("bf16", "fp16", "fp32", "fp4", "fp4-dq", "fp8", "hqq2", "hqq3",
+                                    "hqq4", "hqq8", "int8", "int8-no-outliers", "metal4", "nf4",
+                                    "nf4-dq", "torchao-fp8-dynamic", "torchao-int4", "torchao-int8",
+                                    "torchao-int8-dynamic"));
   std::vector<std::string> hashes;
   for (const std::string& name : names) {
     auto profile = LoadProfile(name);

@@ -59,12 +59,8 @@ TEST(AutoRound, RandomLinearsOfEveryPackingComeBackBitForBit) {
     } else {
       AddGptq(file, kModule, l, kind == Kind::kV1, false);
     }
-    const auto checkpoint = file.Open();
-    WeightSource source;
-    const auto matrix =
-        Import(*checkpoint, {kModule, n, k}, Config(ConfigText(bits, group, packing)), &source);
-    ASSERT_TRUE(matrix.ok()) << packing << ": " << matrix.status();
-    EXPECT_EQ(NumDifferent(matrix->DequantizeAll(), l.Weights()), 0u) << packing << " " << bits;
+    const WeightSource source = testing_support::ExpectComesBack(
+        file, {kModule, n, k}, ConfigText(bits, group, packing), l.Weights());
     EXPECT_EQ(source.label, "auto-round");
   }
 }

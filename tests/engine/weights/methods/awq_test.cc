@@ -14,7 +14,6 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::GroupedLinear;
 using testing_support::Import;
-using testing_support::NumDifferent;
 using testing_support::Random;
 using testing_support::RandomLinear;
 using testing_support::TryConfig;
@@ -41,12 +40,10 @@ TEST(Awq, RandomLinearsComeBackBitForBit) {
                                          random.Of<DType>({DType::kF16, DType::kBF16}));
     CheckpointBuilder file;
     AddAwq(file, kModule, l);
-    const auto checkpoint = file.Open();
-    const auto matrix = Import(*checkpoint, {kModule, n, k}, Config(ConfigText(group)));
-    ASSERT_TRUE(matrix.ok()) << matrix.status();
-    EXPECT_EQ(NumDifferent(matrix->DequantizeAll(), l.Weights()), 0u) << n << "x" << k;
+    const WeightSource source =
+        testing_support::ExpectComesBack(file, {kModule, n, k}, ConfigText(group), l.Weights());
     if (symmetric) {
-      EXPECT_EQ(matrix->format.codec, Codec::kInt4);
+      EXPECT_EQ(source.format.codec, Codec::kInt4);
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -78,7 +79,8 @@ inline absl::StatusOr<QuantizedMatrix> Import(const Checkpoint& checkpoint,
   EXPECT_EQ(matrix.n, shape.n);
   EXPECT_EQ(matrix.k, shape.k);
   const size_t blocks = static_cast<size_t>(matrix.format.block.Count(matrix.n, matrix.k));
-  EXPECT_EQ(matrix.scales.size(), blocks);
+  const bool nested = matrix.format.scale == ScaleType::kNested;
+  EXPECT_EQ(nested ? matrix.nested_codes.size() : matrix.scales.size(), blocks);
   EXPECT_EQ(matrix.zeros.size(), matrix.format.zero == ZeroType::kNone ? 0u : blocks);
   if (source != nullptr) *source = std::move(checked);
   return matrix;
@@ -92,6 +94,39 @@ inline size_t NumDifferent(const std::vector<float>& a, const std::vector<float>
     count += std::memcmp(&a[i], &b[i], sizeof(float)) != 0 ? 1 : 0;
   }
   return count;
+}
+
+/// Where QUANTD_DUMP_LINEARS names a folder: the file in a folder of its own there, with its config
+/// and `weights`, for tests/reference/packers_test.py to decode by the layouts alone.
+inline void DumpLinear(const CheckpointBuilder& file, const WeightShape& shape,
+                       const std::string& config, const std::vector<float>& weights) {
+  const char* root = std::getenv("QUANTD_DUMP_LINEARS");
+  if (root == nullptr) return;
+  static int count = 0;
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  const auto dir = std::filesystem::path(root) /
+                   fmt::format("{}.{}.{}", test->test_suite_name(), test->name(), count++);
+  std::filesystem::create_directories(dir);
+  WriteFile(dir / "config.json", "{\"quantization_config\": " + config + "}");
+  WriteTensors(dir / "model.safetensors", file.tensors, file.metadata);
+  WriteTensors(dir / "expected.safetensors",
+               {{shape.module + ".weight", FloatTensor(weights, {shape.n, shape.k}, DType::kF32)}});
+}
+
+/// The module of a file that a packer made of `weights` is read as these, to the bit, and every
+/// tensor belongs to it.
+inline WeightSource ExpectComesBack(const CheckpointBuilder& file, const WeightShape& shape,
+                                    const std::string& config, const std::vector<float>& weights) {
+  DumpLinear(file, shape, config, weights);
+  const auto checkpoint = file.Open();
+  WeightSource source;
+  const auto matrix = Import(*checkpoint, shape, Config(config), &source);
+  EXPECT_TRUE(matrix.ok()) << matrix.status() << "\n" << config;
+  if (!matrix.ok()) return source;
+  EXPECT_EQ(NumDifferent(matrix->DequantizeAll(), weights), 0u)
+      << matrix->format.ToString() << " [" << shape.n << ", " << shape.k << "] " << config;
+  EXPECT_EQ(source.tensors.size(), file.tensors.size()) << "every tensor is named\n" << config;
+  return source;
 }
 
 inline std::vector<float> Floats(const StoredTensor& t) {

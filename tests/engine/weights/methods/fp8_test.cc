@@ -17,7 +17,6 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Import;
-using testing_support::NumDifferent;
 using testing_support::ProfileOptions;
 using testing_support::Random;
 using testing_support::TryConfig;
@@ -69,13 +68,17 @@ std::vector<float> Weights(const Tiles& t) {
   return w;
 }
 
+bool IsPowerOfTwo(StoredDType scale) {
+  return scale == StoredDType::kF8E8M0 || scale == StoredDType::kU8;
+}
+
 void AddTiles(CheckpointBuilder& file, const Tiles& t, StoredDType scale_dtype,
               const std::string& scale_name = ".weight_scale_inv") {
   file.Add(kModule + ".weight", StoredDType::kF8E4M3, {t.n, t.k}, t.codes);
   const std::vector<int64_t> grid = {(t.n + t.rows - 1) / t.rows,
                                      (t.k + t.columns - 1) / t.columns};
-  if (scale_dtype == StoredDType::kF32) {
-    file.Add(kModule + scale_name, scale_dtype, grid, t.scales);
+  if (!IsPowerOfTwo(scale_dtype)) {
+    file.AddFloats(kModule + scale_name, *ToDType(scale_dtype), grid, t.scales);
     return;
   }
   std::vector<uint8_t> exponents;
@@ -93,23 +96,24 @@ TEST(Fp8, FixturesDequantizeToTheLibrarysBits) {
   testing_support::ExpectFixtureWeights("fp8_block_ue8m0");
 }
 
+// Of every dtype of scales under either scale_fmt: the tensor's dtype says what its bits are.
 TEST(Fp8, RandomTilesComeBackBitForBit) {
+  constexpr StoredDType kDTypes[] = {StoredDType::kF32, StoredDType::kBF16, StoredDType::kF16,
+                                     StoredDType::kF8E8M0, StoredDType::kU8};
   Random random(5);
-  for (int i = 0; i < 60; ++i) {
-    const bool powers_of_two = i % 3 != 0;
-    const Tiles t = RandomTiles(random, powers_of_two);
-    const StoredDType dtype = i % 3 == 0   ? StoredDType::kF32
-                              : i % 3 == 1 ? StoredDType::kU8
-                                           : StoredDType::kF8E8M0;
-    SCOPED_TRACE(fmt::format("{} {} tiles {} {}", t.n, t.k, t.rows, t.columns));
+  for (int i = 0; i < 90; ++i) {
+    const StoredDType dtype = kDTypes[i % 5];
+    const bool ue8m0 = dtype == StoredDType::kU8 || i % 2 == 0;
+    Tiles t = RandomTiles(random, IsPowerOfTwo(dtype));
+    if (!IsPowerOfTwo(dtype)) {
+      for (float& s : t.scales) s = testing_support::Rounded(*ToDType(dtype), s);
+    }
+    SCOPED_TRACE(fmt::format("{} {} tiles {} {} {}", t.n, t.k, t.rows, t.columns, ToString(dtype)));
     CheckpointBuilder file;
     AddTiles(file, t, dtype,
              random.Of<std::string>({".weight_scale_inv", ".scale", ".qscale_weight"}));
-    WeightSource source;
-    const auto matrix =
-        Import(*file.Open(), {kModule, t.n, t.k}, Config(TileConfig(t, powers_of_two)), &source);
-    ASSERT_TRUE(matrix.ok()) << matrix.status();
-    ASSERT_EQ(NumDifferent(matrix->DequantizeAll(), Weights(t)), 0u);
+    const WeightSource source = testing_support::ExpectComesBack(file, {kModule, t.n, t.k},
+                                                                 TileConfig(t, ue8m0), Weights(t));
     EXPECT_EQ(source.activation.kind, ActivationQuant::Kind::kFp8Group);
     EXPECT_EQ(source.activation.group, t.columns);
     EXPECT_EQ(source.activation.rounding, ActivationQuant::Rounding::kF32);
@@ -145,18 +149,23 @@ TEST(Fp8, FaultsAreNamed) {
     std::string message;
   } kCases[] = {
       {"no scales", [](auto& f) { f.tensors.erase(kModule + ".weight_scale_inv"); },
-       "weight_scale_inv F32 or BF16 or F16 [1, 2] is missing"},
+       "weight_scale_inv F32 or BF16 or F16 or F8_E8M0 [1, 2] is missing"},
       {"other grid",
        [](auto& f) {
          f.Add(kModule + ".weight_scale_inv", StoredDType::kF32, {2, 1}, std::vector<float>{1, 1});
        },
-       "F32 [2, 1], expected F32 or BF16 or F16 [1, 2]"},
-      {"powers of two that config.json does not say",
+       "F32 [2, 1], expected F32 or BF16 or F16 or F8_E8M0 [1, 2]"},
+      {"bytes that config.json does not say to be powers of two",
+       [](auto& f) {
+         f.Add(kModule + ".weight_scale_inv", StoredDType::kU8, {1, 2}, std::vector<uint8_t>{1, 1});
+       },
+       "U8 [1, 2], expected F32 or BF16 or F16 or F8_E8M0 [1, 2]"},
+      {"NaN power of two",
        [](auto& f) {
          f.Add(kModule + ".weight_scale_inv", StoredDType::kF8E8M0, {1, 2},
-               std::vector<uint8_t>{1, 1});
+               std::vector<uint8_t>{1, 255});
        },
-       "F8_E8M0 [1, 2], expected F32"},
+       "weight_scale_inv: element 1 is nan"},
       {"NaN scale",
        [](auto& f) {
          f.Add(kModule + ".weight_scale_inv", StoredDType::kF32, {1, 2},

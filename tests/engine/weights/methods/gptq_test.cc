@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "engine/weights/loader.h"
+#include "kernels/ref/ref_backend.h"
 #include "tests/engine/weights/methods/checkpoint_builder.h"
 
 namespace quantd {
@@ -56,14 +58,10 @@ TEST(Gptq, RandomLinearsComeBackBitForBit) {
     const bool sorted = std::is_sorted(l.g_idx.begin(), l.g_idx.end());
     CheckpointBuilder file;
     AddGptq(file, kModule, l, !v2, !sorted || random.Integer(0, 1) == 0);
-    const auto checkpoint = file.Open();
-    const auto matrix =
-        Import(*checkpoint, {kModule, n, k}, Config(ConfigText(bits, whole ? -1 : group, v2)));
-    ASSERT_TRUE(matrix.ok()) << matrix.status();
-    const std::string format = matrix->format.ToString();
-    EXPECT_EQ(NumDifferent(matrix->DequantizeAll(), l.Weights()), 0u)
-        << format << " " << n << "x" << k;
-    EXPECT_EQ(matrix->format.reordered, !sorted) << format;
+    const WeightSource source = testing_support::ExpectComesBack(
+        file, {kModule, n, k}, ConfigText(bits, whole ? -1 : group, v2), l.Weights());
+    const std::string format = source.format.ToString();
+    EXPECT_EQ(source.format.reordered, !sorted) << format;
     // Random zero points of one element or two may be all in the middle.
     if (symmetric && bits != 2) {
       EXPECT_THAT(format, ::testing::StartsWith("int")) << format;
@@ -152,6 +150,30 @@ TEST(Gptq, AcceptsTheBiasOfZerosThatAutoGptqWroteEverywhere) {
   EXPECT_TRUE(named());
   file.AddFloats(bias, DType::kF16, {16}, std::vector<float>(16, 0.5f));
   EXPECT_FALSE(named()) << "a bias with values is the model's";
+}
+
+// Where the model has a bias, one of zeros is the method's and the model's; its bytes count once.
+TEST(Gptq, ABiasOfZerosCountsOnce) {
+  Random random(5);
+  CheckpointBuilder file;
+  AddGptq(file, "up", RandomLinear(random, 16, 64, 64, 4, true, DType::kF16), true, true);
+  file.AddFloats("up.bias", DType::kF16, {16}, std::vector<float>(16, 0.0f));
+  file.AddFloats("embed.weight", DType::kF16, {2, 64}, std::vector<float>(128, 1.0f));
+  ExpectedWeights expected;
+  expected.embedding = {"embed", 2, 64};
+  expected.tied_head = "lm_head";
+  expected.groups = {{{"up", 16, 64, /*bias=*/true}}};
+  WeightLoaderOptions options;
+  options.prequantized = Config(ConfigText(4, 64, false));
+  int64_t done = 0, total = 0;
+  options.on_progress = [&](int64_t d, int64_t t, const std::string&) { done = d, total = t; };
+  const auto checkpoint = file.Open();
+  const auto backend = CreateRefBackend();
+  const auto loaded = LoadWeights(*checkpoint, expected, options, *backend);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->groups[0][0].bias.bytes(), 16 * sizeof(float));
+  EXPECT_EQ(total, checkpoint->total_bytes());
+  EXPECT_EQ(done, total);
 }
 
 TEST(Gptq, ReadsTheConfigFileOfOldWriters) {

@@ -27,6 +27,11 @@ constexpr char kConfig[] =
         "weight_quant_params": {"nbits": 4, "channel_wise": true, "group_size": 64, "optimize": true,
                                 "round_zero": true, "axis": 1, "view_as_float": false},
         "scale_quant_params": null, "zero_quant_params": null, "offload_meta": false}})";
+std::string ConfigText(int bits, const std::string& group, int axis) {
+  return fmt::format(R"({{"quant_method": "hqq", "quant_config": {{"weight_quant_params": {{
+      "nbits": {}, "group_size": {}, "axis": {}}}, "scale_quant_params": null}}}})",
+                     bits, group, axis);
+}
 const std::filesystem::path kModels = std::filesystem::path(QUANTD_TEST_DATA) / "models";
 
 // ---- checkpoints
@@ -150,13 +155,8 @@ TEST(Hqq, RandomLinearsComeBackBitForBit) {
                                   random.Of<DType>({DType::kF32, DType::kF16, DType::kBF16}));
     CheckpointBuilder file;
     AddHqq(file, l, random.Integer(0, 1) == 0);
-    const auto checkpoint = file.Open();
-    WeightSource source;
-    const auto matrix = Import(*checkpoint, {kModule, n, k}, Config(kConfig), &source);
-    ASSERT_TRUE(matrix.ok()) << matrix.status() << " " << bits << " axis " << axis;
-    EXPECT_EQ(NumDifferent(matrix->DequantizeAll(), l.Weights()), 0u)
-        << matrix->format.ToString() << " " << n << "x" << k;
-    EXPECT_EQ(source.tensors.size(), file.tensors.size()) << "every tensor is named";
+    testing_support::ExpectComesBack(file, {kModule, n, k},
+                                     ConfigText(bits, fmt::format("{}", group), axis), l.Weights());
   }
 }
 
@@ -165,8 +165,8 @@ TEST(Hqq, SaysTheFormatOfEveryKind) {
     Random random(1);
     CheckpointBuilder file;
     AddHqq(file, RandomHqq(random, 16, 64, 64, axis, bits, dtype));
-    const auto checkpoint = file.Open();
-    const auto matrix = Import(*checkpoint, {kModule, 16, 64}, Config(kConfig));
+    const auto matrix =
+        Import(*file.Open(), {kModule, 16, 64}, Config(ConfigText(bits, "64", axis)));
     return matrix.ok() ? matrix->format.ToString() : Message(matrix.status());
   };
   EXPECT_EQ(format(8, 1, DType::kF32), "uint8.flat64.f32.zero_f32");
@@ -264,10 +264,55 @@ TEST(Hqq, NamesEveryFaultOfTheTensors) {
     CheckpointBuilder file;
     AddHqq(file, RandomHqq(random, 16, 64, 64, 1, 4, DType::kF16));
     fault.damage(file);
-    const auto checkpoint = file.Open();
-    const auto matrix = Import(*checkpoint, {kModule, 16, 64}, Config(kConfig));
+    const auto matrix = Import(*file.Open(), {kModule, 16, 64}, Config(kConfig));
     EXPECT_EQ(matrix.status().code(), fault.code) << fault.what << ": " << matrix.status();
     EXPECT_THAT(Message(matrix.status()), HasSubstr(fault.message)) << fault.what;
+  }
+}
+
+// What the tensors say of themselves is compared with what config.json says of them.
+TEST(Hqq, TheConfigIsComparedWithTheTensors) {
+  const auto read = [](const std::string& config, int64_t group = 32, int axis = 1) {
+    Random random(5);
+    CheckpointBuilder file;
+    AddHqq(file, RandomHqq(random, 16, 64, group, axis, 4, DType::kF16));
+    return Import(*file.Open(), {kModule, 16, 64}, Config(config)).status();
+  };
+  EXPECT_TRUE(read(ConfigText(4, "32", 1)).ok());
+  EXPECT_TRUE(read(ConfigText(4, "null", 1), 64).ok()) << "null: a group of all inputs";
+  EXPECT_TRUE(read(ConfigText(4, "null", 0), 16, 0).ok()) << "null: a group of all outputs";
+  const std::string by_tag = R"({"quant_method": "hqq", "quant_config": {
+      "self_attn.q_proj": {"weight_quant_params": {"nbits": 8, "group_size": 64, "axis": 0}},
+      "mlp.up_proj": {"weight_quant_params": {"nbits": 4, "group_size": 32, "axis": 1}}}})";
+  EXPECT_TRUE(read(by_tag).ok());
+  const std::string without =
+      R"({"quant_method": "hqq", "quant_config": {"p_proj": {"weight_quant_params": {"nbits": 4}}}})";
+  const std::pair<std::string, const char*> faults[] = {
+      {ConfigText(2, "32", 1), "up_proj.nbits: is 4, config.json says 2"},
+      {ConfigText(4, "64", 1), "up_proj.group_size: is 32, config.json says 64"},
+      {ConfigText(4, "null", 1), "up_proj.group_size: is 32, config.json says 64"},
+      {ConfigText(4, "32", 0), "up_proj.axis: is 1, config.json says 0"},
+      {without, "up_proj: is stored as hqq, but no linear tag of config.json's"},
+  };
+  for (const auto& [config, message] : faults) {
+    const absl::Status status = read(config);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr(message)) << config;
+  }
+}
+
+TEST(Hqq, CodesOfFewerBitsThanTheirByteAreChecked) {
+  for (const int bits : {5, 6, 7}) {
+    Random random(5);
+    CheckpointBuilder file;
+    AddHqq(file, RandomHqq(random, 16, 64, 64, 1, bits, DType::kF16));
+    const MethodOptions config = Config(ConfigText(bits, "64", 1));
+    EXPECT_TRUE(Import(*file.Open(), {kModule, 16, 64}, config).ok());
+    file.tensors.at(std::string(kModule) + ".W_q").bytes[7] = static_cast<char>(1 << bits);
+    const absl::Status status = Import(*file.Open(), {kModule, 16, 64}, config).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr(fmt::format("W_q: element 7 is {}, which {} bits do not",
+                                                       1 << bits, bits)));
   }
 }
 

@@ -95,21 +95,49 @@ TEST(Refused, APickledTorchaoFolderIsNamed) {
               HasSubstr("pytorch_model.bin is not read, since a pickle can run code"));
 }
 
-// A model lives on one backend: what would put parts of it elsewhere is said, not ignored.
-TEST(Refused, OffloadInAProfileIsRefused) {
-  const auto fault = [](const std::string& yaml) {
+// A model lives on one backend: what would put parts of it elsewhere is said, not ignored, in a
+// profile and in a checkpoint alike.
+TEST(Refused, OffloadAndDeviceMapAreRefusedWithWhatWorksInstead) {
+  constexpr char kWhy[] = "a model lives on one backend; instead: --backend";
+  const std::pair<const char*, const char*> profiles[] = {
+      {"device_map: auto", "device_map: not supported: "},
+      {"quantization: {load_in_4bit: true, device_map: auto}",
+       "quantization.device_map: not supported: "},
+      {"overrides: [{match: a, quantization: {load_in_8bit: true, device_map: {a: cpu}}}]",
+       "overrides[0].quantization.device_map: not supported: "},
+      {"quantization: {load_in_8bit: true, llm_int8_enable_fp32_cpu_offload: true}",
+       "quantization.llm_int8_enable_fp32_cpu_offload: true is not supported: "},
+      {"quantization: {quant_method: hqq, quant_config: {weight_quant_params: {nbits: 4}, "
+       "offload_meta: true}}",
+       "quantization.quant_config.offload_meta: true is not supported: "}};
+  for (const auto& [yaml, message] : profiles) {
     const auto profile = ParseProfile(yaml, "x.yaml");
-    EXPECT_FALSE(profile.ok()) << yaml;
-    return Message(profile.status());
-  };
-  EXPECT_THAT(fault("device_map: auto"), HasSubstr("device_map: unknown key"));
-  EXPECT_THAT(fault("quantization: {load_in_4bit: true, device_map: auto}"),
-              HasSubstr("quantization.device_map: unknown key"));
-  EXPECT_THAT(fault("quantization: {load_in_8bit: true, llm_int8_enable_fp32_cpu_offload: true}"),
-              HasSubstr("llm_int8_enable_fp32_cpu_offload: true is not supported"));
-  EXPECT_THAT(fault("quantization: {quant_method: hqq, quant_config: {weight_quant_params: {nbits: "
-                    "4}, offload_meta: true}}"),
-              HasSubstr("quantization.quant_config.offload_meta: true is not supported"));
+    EXPECT_TRUE(absl::IsUnimplemented(profile.status())) << profile.status();
+    EXPECT_THAT(Message(profile.status()), HasSubstr(std::string(message) + kWhy)) << yaml;
+    EXPECT_THAT(Message(profile.status()), ::testing::Not(HasSubstr("unknown key"))) << yaml;
+  }
+  const std::pair<const char*, const char*> checkpoints[] = {
+      {R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "device_map": "auto"})",
+       "quantization_config.device_map: not supported: "},
+      {R"({"quant_method": "gptq", "bits": 4, "device_map": {"": "cpu"}})",
+       "quantization_config.device_map: not supported: "},
+      {R"({"quant_method": "bitsandbytes", "load_in_8bit": true,
+           "llm_int8_enable_fp32_cpu_offload": true})",
+       "quantization_config.llm_int8_enable_fp32_cpu_offload: true is not supported: "},
+      {R"({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4},
+           "offload_meta": true}})",
+       "quantization_config.quant_config.offload_meta: true is not supported: "}};
+  for (const auto& [json, message] : checkpoints) {
+    const auto config = TryConfig(json);
+    EXPECT_TRUE(absl::IsUnimplemented(config.status())) << config.status();
+    EXPECT_THAT(Message(config.status()), HasSubstr(std::string(message) + kWhy)) << json;
+  }
+  TempDir dir;
+  WriteFile(dir.path() / "config.json", R"({"device_map": {"model.layers.0": "cpu"}})");
+  EXPECT_EQ(Message(ReadQuantizationConfig(dir.path()).status()),
+            std::string("config.json: device_map: not supported: ") + std::string(kOneBackend));
+  EXPECT_TRUE(TryConfig(R"({"quant_method": "gptq", "bits": 4, "device_map": null})").ok());
+  EXPECT_TRUE(ParseProfile("device_map: null\ndtype: float32", "x.yaml").ok());
 }
 
 TEST(Refused, MethodsThatNeedDataAreNotForProfiles) {

@@ -17,7 +17,6 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Import;
-using testing_support::NumDifferent;
 using testing_support::ProfileOptions;
 using testing_support::Random;
 using testing_support::Rounded;
@@ -167,10 +166,9 @@ TEST(TorchAo, RandomTensorsComeBackBitForBit) {
     SCOPED_TRACE(s.Metadata() + fmt::format(" n {} k {}", s.n, s.k));
     CheckpointBuilder file;
     AddSubclass(file, s);
-    const auto matrix = Import(*file.Open(), {kModule, s.n, s.k}, Config(ConfigFor(s)));
-    ASSERT_TRUE(matrix.ok()) << matrix.status();
-    ASSERT_EQ(NumDifferent(matrix->DequantizeAll(), Weights(s)), 0u) << matrix->format.ToString();
-    const std::string text = matrix->format.ToString();
+    const WeightSource source =
+        testing_support::ExpectComesBack(file, {kModule, s.n, s.k}, ConfigFor(s), Weights(s));
+    const std::string text = source.format.ToString();
     codecs.insert(text.substr(0, text.find('.')));
   }
   EXPECT_THAT(codecs, ::testing::IsSupersetOf({"int4", "uint4", "int8", "uint8", "e4m3"}));
