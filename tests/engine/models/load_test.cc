@@ -67,7 +67,8 @@ int64_t ExpectedBytes(const DecoderSpec& s, const std::string& profile) {
       one = elements + w.n * 4;
     }
     if (profile == "hqq8") one = elements + elements / 64 * 4;
-    if (profile == "hqq4" || profile == "hqq3" || profile == "metal4") one = elements / 2 + elements / 64 * 4;
+    if (profile == "hqq4" || profile == "hqq3" || profile == "metal4")
+      one = elements / 2 + elements / 64 * 4;
     if (profile == "hqq2") one = elements / 4 + elements / 32 * 4;
     if (profile == "fp8") one = elements + ((w.n + 127) / 128) * ((w.k + 127) / 128) * 4;
     bytes += s.num_layers * one;
