@@ -109,7 +109,8 @@ void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
   if (IsTable(w)) {
     std::copy_n(TableOf(w.codec), 16, args.values);
     args.scale_shift = w.paired || w.scale == Stored::kF32 ? 2 : w.scale == Stored::kNested ? 0 : 1;
-    if (w.codec == Codec::kUInt4) {  // smaller sums of codes, smaller corrections
+    // Smaller sums of codes, smaller corrections; what is added is not of the codes' kind.
+    if (w.codec == Codec::kUInt4 && !w.added_zero) {
       args.zero_center = 8.0f;
       for (float& v : args.values) v -= args.zero_center;
     }

@@ -137,7 +137,10 @@ TEST(ServeProcess, CancelStormLeavesNothingBehind) {
         context.TryCancel();
         while (reader->Read(&delta)) {
         }
-        if (reader->Finish().error_code() == StatusCode::CANCELLED) ++cancelled;
+        const grpc::Status status = reader->Finish();
+        if (status.error_code() == StatusCode::CANCELLED) ++cancelled;
+        EXPECT_EQ(status.error_code(), StatusCode::CANCELLED)
+            << "client " << i << ", round " << round << ": " << status.error_message();
       }
     });
   }

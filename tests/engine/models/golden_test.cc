@@ -308,7 +308,7 @@ TEST_P(GoldenTest, WeightsStayPacked) {
     if (floats || g.method != "none") stored += g.file_bytes, there += g.modules;
   }
   EXPECT_EQ(loaded, there);
-  EXPECT_GE(there, 7);
+  EXPECT_GE(there, 5);  // of one layer, whose q, k, v and gate, up may be one matrix each
   const double ratio = static_cast<double>(resident) / static_cast<double>(stored);
   RecordProperty("ratio", std::to_string(ratio));
   EXPECT_LE(ratio, 1.05 * fixture().expansion);

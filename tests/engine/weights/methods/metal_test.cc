@@ -155,7 +155,8 @@ TEST(Metal, FaultsAreNamed) {
 TEST(Metal, ConfigFaults) {
   EXPECT_THAT(Message(TryConfig(ConfigText(3, 64)).status()),
               HasSubstr("bits: 3 is not supported; supported: 8, 4, 2"));
-  EXPECT_THAT(Message(TryConfig(ConfigText(4, 0)).status()), HasSubstr("group_size: 0 is not"));
+  EXPECT_THAT(Message(TryConfig(ConfigText(4, 0)).status()),
+              HasSubstr("group_size: \"0\" is not an integer from 1"));
   EXPECT_EQ(Describe(Config(R"({"quant_method": "metal"})")), "metal 4-bit, groups of 64");
   const auto profile = ParseProfile("quantization: {quant_method: metal, group: 32}", "p");
   EXPECT_THAT(Message(profile.status()), HasSubstr("quantization.group: unknown key"));
