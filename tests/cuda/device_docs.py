@@ -30,6 +30,11 @@ def read_results(folder):
     return out
 
 
+def build_of(item):
+    """Of an item that another build measured than the rest of its stage."""
+    return f" (build `{item['program'][:8]}`)" if "program" in item else ""
+
+
 def builds_line(builds):
     """Which stages one build of the program measured, or None where all are of one."""
     by_build = {}
@@ -87,7 +92,7 @@ def kernel_table(kernels, results):
         emulated = f"{facts['against_ref']} of {facts['instances']}"
         rows.append((f"`{name}`", emulated, " ".join(facts["architectures"]) or "-",
                      ", ".join(devices) or NOT_RUN,
-                     f"{best[0]:.0%} of {best[1]} (`{best[2]}`)" if best else NOT_RUN))
+                     f"{best[0]:.0%} of {best[1]} (`{best[2]}`)" if best else "not timed" if devices else NOT_RUN))
     return table(("kernel", "instances run under emulation against ref", "compiled for", "run on",
                   "best share of the roofline"), rows)
 
@@ -146,8 +151,7 @@ def device_section(device, stages):
         lines += ["", f"### Whole models, context {next(iter(whole.values()))['context']}", ""]
         lines += table(["model / profile", "load s", "bits/weight"] + [f"prefill {t} tok/s" for t in prefills] +
                        [f"decode b{b} tok/s" for b in batches],
-                       [[f"`{name}`" + (f" (build `{item['program'][:8]}`)" if "program" in item else ""),
-                         f"{item['load_seconds']:.1f}", f"{item['bits_per_weight']:.2f}"] +
+                       [[f"`{name}`{build_of(item)}", f"{item['load_seconds']:.1f}", f"{item['bits_per_weight']:.2f}"] +
                         [f"{item['prefill_tokens_per_s'][str(t)]:.0f}" for t in prefills] +
                         [f"{item['decode_tokens_per_s'][str(b)]:.0f}" for b in batches]
                         for name, item in whole.items()])
@@ -161,7 +165,7 @@ def device_section(device, stages):
         rows = []
         for name, item in others:
             reached = share(item, stages)
-            rows.append([f"`{name}`", f"{item['us']:.1f}", f"{item['gb_per_s']:.0f}",
+            rows.append([f"`{name}`{build_of(item)}", f"{item['us']:.1f}", f"{item['gb_per_s']:.0f}",
                          f"{reached[0]:.0%} of {reached[1]}" if reached else "-"])
         lines += table(["op", "us", "GB/s", "share"], rows)
     return lines
