@@ -11,7 +11,8 @@ namespace {
 
 constexpr size_t kMaxSourceBytes = size_t{1} << 20;
 // Macros that call themselves and expressions in each other: a level of a macro takes up to
-// three kilobytes of stack, with AddressSanitizer ten times as many, and a thread has eight thousand.
+// three kilobytes of stack, with AddressSanitizer ten times as many, and a thread has eight
+// thousand.
 constexpr int kMaxDepth = 200;
 constexpr int64_t kBytesAStep = 64;
 
