@@ -70,7 +70,7 @@ class Inspector {
     for (const auto& group : plan_.groups) {
       for (const ModulePlan& m : group) Look(m);
     }
-    for (const ExpectedVector& v : expected_.vectors) LookAtVector(v.tensor, "value", norms_);
+    for (const ExpectedVector& v : expected_.vectors) LookAtVector(v.tensor, v.offset, norms_);
     Compare(modules_, "weight", "modules");
     Compare(norms_, "value", "norms");
     Compare(biases_, "value", "biases");
@@ -136,7 +136,7 @@ class Inspector {
   }
 
   void Look(const ModulePlan& m) {
-    if (!m.bias.empty()) LookAtVector(m.bias, "value", biases_);
+    if (!m.bias.empty()) LookAtVector(m.bias, 0.0f, biases_);
     absl::StatusOr<QuantizedMatrix> matrix = Matrix(m);
     for (const std::string& name : m.sources) {
       if (const StoredTensor* t = checkpoint_.Find(name)) checkpoint_.DropPages(*t);
@@ -153,9 +153,12 @@ class Inspector {
     LookAt(matrix->DequantizeAll(), m.shape.module, "weight", modules_);
   }
 
-  void LookAtVector(const std::string& tensor, std::string_view what, Largest& largest) {
+  // At a vector stored less `offset`, as a model uses it.
+  void LookAtVector(const std::string& tensor, float offset, Largest& largest) {
     const StoredTensor& t = *checkpoint_.Find(tensor);
-    LookAt(PlainMatrixOf(t, 1, t.shape[0]).DequantizeAll(), tensor, what, largest);
+    std::vector<float> values = PlainMatrixOf(t, 1, t.shape[0]).DequantizeAll();
+    for (float& v : values) v += offset;
+    LookAt(values, tensor, "value", largest);
   }
 
   void LookAt(const std::vector<float>& values, const std::string& name, std::string_view what,

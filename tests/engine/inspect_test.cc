@@ -170,6 +170,17 @@ TEST(Inspect, LooksAtNormsAndBiases) {
           HasSubstr(layer + "self_attn.q_proj.bias: a value of magnitude 3e+04")));
 }
 
+TEST(Inspect, TakesNormsStoredAsDistancesFromOneForWhatTheyMean) {
+  testing_support::TempDir dir;
+  std::filesystem::copy(kModels / "gemma3", dir.path(), std::filesystem::copy_options::recursive);
+  const std::filesystem::path file = dir.path() / "model.safetensors";
+  testing_support::OwnedTensors t = testing_support::ReadTensors(file);
+  auto& norm = t.at("model.norm.weight").bytes;
+  norm.assign(norm.size(), '\0');  // a norm that scales by one
+  testing_support::WriteTensors(file, t);
+  EXPECT_THAT(Inspect(dir.path()).suspicious, IsEmpty());
+}
+
 TEST(Inspect, SaysWhyAFolderCannotBeServed) {
   testing_support::TempDir dir;
   testing_support::WriteTinyModel(dir.path());
