@@ -103,6 +103,12 @@ class DriverTest(unittest.TestCase):
             self.assertGreater(item["decode_tokens_per_s"]["2"], 0)
             self.assertGreater(item["prefill_tokens_per_s"]["24"], 0)
 
+    def test_results_are_of_the_build_that_the_program_names(self):
+        code, output = run("build")
+        self.assertEqual(code, 0, output)
+        self.stage("bench", "--only", "gated")
+        self.assertEqual(self.stored("bench")["program"], output.strip())
+
     def test_python_stages_store_alike(self):
         result_files.selftest()
 

@@ -8,6 +8,7 @@
 
 #include "kernels/status.h"
 #include "tests/bench/cuda/launch_names.h"
+#include "tests/bench/cuda/result_file.h"
 #include "tests/bench/cuda/stages.h"
 
 namespace quantd::gpu {
@@ -21,6 +22,7 @@ constexpr std::string_view kUsage =
     "  bench         each op at the shapes of Llama-3-8B\n"
     "  e2e           Llama-3-8B's shape with random weights through the engine\n"
     "  tests         GoogleTest in this process: --backend NAME [--gtest_...]\n"
+    "  build         which build this is, as result files name it\n"
     "  kernels       the kernels this program can launch under emulation, one a line\n"
     "  --backend     cuda (the default), cuda-emulated, cpu, ref\n"
     "  --out         folder of the result files, tests/bench/results by default\n"
@@ -74,6 +76,10 @@ int Main(int argc, char** argv) {
     const bool report = argc > 4 && std::string_view(argv[4]) == "--report";
     const int skipped = report ? 4 : 3;
     return RunTests(argv[3], report, argc - skipped, argv + skipped);
+  }
+  if (stage == "build") {
+    fmt::print("{}\n", BuildOfThisProgram());
+    return 0;
   }
   if (stage == "kernels") {
     for (const std::string& name : EmulatedKernels()) fmt::print("{}\n", name);

@@ -168,8 +168,8 @@ def main():
         print("peers: no GPU that torch can use")
         return 1
     torch.manual_seed(1)
-    results = result_files.ResultFile(flags.out, torch.cuda.get_device_name(0), "peers", __file__,
-                                      flags.fresh)
+    results = result_files.ResultFile(flags.out, torch.cuda.get_device_name(0), "peers",
+                                      result_files.build_of_script(__file__), flags.fresh)
     return result_files.run_items(results, items(Peers(torch)), flags.seconds)
 
 

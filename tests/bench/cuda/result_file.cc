@@ -7,13 +7,10 @@
 #include "kernels/status.h"
 
 namespace quantd::gpu {
-namespace {
-
 using nlohmann::json;
 
-/// FNV-1a of this program's file: which code made a result.
-std::string HashOfThisProgram() {
-  static const std::string hash = [] {
+std::string BuildOfThisProgram() {
+  static const std::string hash = [] {  // FNV-1a
     std::ifstream in("/proc/self/exe", std::ios::binary);
     uint64_t h = 0xcbf29ce484222325u;
     std::vector<char> chunk(1 << 20);
@@ -27,8 +24,6 @@ std::string HashOfThisProgram() {
   }();
   return hash;
 }
-
-}  // namespace
 
 std::string FileNameOf(const std::string& device) {
   std::string name;
@@ -58,7 +53,7 @@ absl::StatusOr<ResultFile> ResultFile::Open(const std::filesystem::path& folder,
   }
   file.root_["device"] = device;
   json& own = file.root_["stages"][stage];
-  const std::string program = HashOfThisProgram();
+  const std::string program = BuildOfThisProgram();
   if (fresh || !own.is_object() || own.value("program", "") != program ||
       own.value("quick", false) != quick || !own.contains("items")) {
     own = {{"program", program}, {"quick", quick}, {"items", json::object()}};

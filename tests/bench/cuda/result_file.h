@@ -44,6 +44,9 @@ class ResultFile {
   nlohmann::json root_;
 };
 
+/// Which code makes results: a hash of this program's file.
+std::string BuildOfThisProgram();
+
 /// "NVIDIA H100 80GB HBM3" -> "nvidia-h100-80gb-hbm3".
 std::string FileNameOf(const std::string& device);
 

@@ -12,17 +12,21 @@ def file_name_of(device):
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "unnamed"
 
 
+def build_of_script(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+
+
 class ResultFile:
-    def __init__(self, folder, device, stage, program, fresh=False):
+    def __init__(self, folder, device, stage, build, fresh=False):
+        """build: which code makes the results; those of another are forgotten."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / (file_name_of(device) + ".json")
         self.root = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.root["device"] = device
-        digest = hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest()[:16]
         stages = self.root.setdefault("stages", {})
-        if fresh or stages.get(stage, {}).get("program") != digest:
-            stages[stage] = {"program": digest, "quick": False, "items": {}}
+        if fresh or stages.get(stage, {}).get("program") != build:
+            stages[stage] = {"program": build, "quick": False, "items": {}}
         self.items = stages[stage]["items"]
         self.save()
 
@@ -69,7 +73,7 @@ def run_items(results, items, seconds, jobs=1):
 def selftest():
     import tempfile
     with tempfile.TemporaryDirectory() as folder:
-        results = ResultFile(folder, "A B (c)", "peers", __file__)
+        results = ResultFile(folder, "A B (c)", "peers", "a")
         assert results.path.name == "a-b-c.json"
         calls = []
 
@@ -79,13 +83,16 @@ def selftest():
 
         items = [("one", lambda: calls.append("one") or {"x": 1}), ("two", fails)]
         assert run_items(results, items, 60) == 1 and calls == ["one", "fails"]
-        again = ResultFile(folder, "A B (c)", "peers", __file__)
+        again = ResultFile(folder, "A B (c)", "peers", "a")
         assert again.items["one"] == {"x": 1} and "no" in again.items["two"]["error"]
         assert run_items(again, items, 60) == 1 and calls == ["one", "fails", "fails"]
         assert run_items(again, [("three", lambda: {})], -1) == 3
         assert run_items(again, [(str(i), lambda i=i: {"x": i}) for i in range(9)], 60, jobs=3) == 0
         assert again.items["8"] == {"x": 8}
-        assert ResultFile(folder, "A B (c)", "peers", __file__, fresh=True).items == {}
+        assert ResultFile(folder, "A B (c)", "peers", "a", fresh=True).items == {}
+        again.save()
+        assert ResultFile(folder, "A B (c)", "peers", "b").items == {}
+        assert build_of_script(__file__) == build_of_script(__file__)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def main():
     if code != 0 and any(refusal in output for refusal in REFUSALS):
         print(f"sanitize: this machine refuses compute-sanitizer: nothing was checked\n{output[-1500:]}")
         return 1
-    results = result_files.ResultFile(flags.out, device, "sanitize", flags.program, flags.fresh)
+    build = subprocess.run([str(flags.program), "build"], capture_output=True, text=True, check=True)
+    results = result_files.ResultFile(flags.out, device, "sanitize", build.stdout.strip(), flags.fresh)
     items = [(f"{tool}/{tests}", lambda t=tool, f=tests: checked(sanitizer, flags.program, t, f))
              for tests in FILTERS for tool in ("memcheck", "racecheck")]
     jobs = max(1, (os.cpu_count() or 1) * 3 // 4)
