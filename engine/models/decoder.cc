@@ -3,27 +3,16 @@
 #include <cmath>
 
 #include "engine/models/rope.h"
-#include "kernels/quant/float_types.h"
+#include "kernels/quant/rounding.h"
 #include "kernels/status.h"
 
 namespace quantd {
-namespace {
-
-float RoundedTo(DType dtype, float value) {
-  if (dtype == DType::kBF16) return static_cast<float>(BF16(value));
-  if (dtype == DType::kF16) return static_cast<float>(F16(value));
-  return value;
-}
-
-}  // namespace
 
 Decoder::Decoder(Backend& backend, DecoderSpec spec, LoadedWeights weights,
                  const DecoderOptions& options)
-    : backend_(backend),
-      spec_(std::move(spec)),
-      weights_(std::move(weights)),
-      options_(options),
-      embedding_scale_(RoundedTo(options_.compute_dtype, spec_.embedding_scale)) {
+    : backend_(backend), spec_(std::move(spec)), weights_(std::move(weights)), options_(options) {
+  WithRounding(options_.compute_dtype,
+               [&](const auto& round) { embedding_scale_ = round(spec_.embedding_scale); });
   const size_t num_layers = static_cast<size_t>(spec_.num_layers);
   const size_t layer_vectors = 2 + (spec_.branch_norms ? 2 : 0) + (spec_.qk_norm ? 2 : 0);
   QUANTD_CHECK(weights_.groups.size() == 4 * num_layers &&

@@ -3,9 +3,9 @@
 #include "engine/text/chat_template.h"
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "engine/text/model_file.h"
 #include "engine/text/utf8.h"
 #include "kernels/status.h"
 
@@ -21,32 +21,21 @@ constexpr uintmax_t kMaxFileBytes = uintmax_t{64} << 20;
 constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
 
-// The text of a file; empty with `*exists` false where there is none.
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, bool* exists) {
-  std::error_code error;
-  const auto kind = std::filesystem::status(path, error);
-  *exists = std::filesystem::exists(kind);
-  if (!*exists) return std::string();
-  const uintmax_t size = std::filesystem::is_regular_file(kind)
-                             ? std::filesystem::file_size(path, error)
-                             : kMaxFileBytes + 1;
-  if (error || size > kMaxFileBytes) {
-    return DataLoss("{}: not a file of at most {} bytes", path.string(), kMaxFileBytes);
-  }
-  std::string text(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
-    return DataLoss("{}: cannot read {} bytes", path.string(), size);
-  }
-  return text;
+using Text = std::optional<std::string>;
+
+// The text of a file; nothing where there is none.
+absl::StatusOr<Text> ReadFile(const std::filesystem::path& path) {
+  absl::StatusOr<std::string> text = ReadModelFile(path, kMaxFileBytes);
+  if (absl::IsNotFound(text.status())) return Text();
+  if (!text.ok()) return text.status();
+  return Text(*std::move(text));
 }
 
 // A JSON object; null where there is no file.
 absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
-  bool exists = false;
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, &exists));
-  if (!exists) return Json();
-  Json json = Json::parse(text, nullptr, false);
+  ASSIGN_OR_RETURN(const Text text, ReadFile(path));
+  if (!text) return Json();
+  Json json = Json::parse(*text, nullptr, false);
   if (!json.is_object()) return DataLoss("{}: not a JSON object", path.string());
   return json;
 }
@@ -86,10 +75,9 @@ absl::StatusOr<NamedSources> Sources(const Json& json, const std::string& where)
 // chat_template.jinja and additional_chat_templates/NAME.jinja; empty without the first.
 absl::StatusOr<NamedSources> SourceFiles(const std::filesystem::path& dir) {
   NamedSources sources;
-  bool exists = false;
-  ASSIGN_OR_RETURN(std::string text, ReadFile(dir / "chat_template.jinja", &exists));
-  if (!exists) return sources;
-  sources.emplace_back("default", std::move(text));
+  ASSIGN_OR_RETURN(Text text, ReadFile(dir / "chat_template.jinja"));
+  if (!text) return sources;
+  sources.emplace_back("default", *std::move(text));
   std::error_code error;
   std::vector<std::filesystem::path> paths;
   for (const auto& entry :
@@ -98,8 +86,8 @@ absl::StatusOr<NamedSources> SourceFiles(const std::filesystem::path& dir) {
   }
   std::sort(paths.begin(), paths.end());
   for (const auto& path : paths) {
-    ASSIGN_OR_RETURN(std::string more, ReadFile(path, &exists));
-    if (exists) sources.emplace_back(path.stem().string(), std::move(more));
+    ASSIGN_OR_RETURN(Text more, ReadFile(path));
+    if (more) sources.emplace_back(path.stem().string(), *std::move(more));
   }
   return sources;
 }
@@ -157,7 +145,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_vi
   std::unique_ptr<ChatTemplate> chat(new ChatTemplate);
   RETURN_IF_ERROR(chat->Add("default", source));
   for (const auto& [name, token] : special_tokens) {
-    chat->special_tokens_.emplace_back(name, Value::Of(token));
+    chat->special_tokens_.Set(name, Value::Of(token));
   }
   return chat;
 }
@@ -187,7 +175,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::file
   for (const char* name : kSpecialTokens) {
     std::optional<std::string> token = TokenText(Get(config, name));
     if (!token) token = TokenText(Get(map, name));
-    if (token) chat->special_tokens_.emplace_back(name, Value::Of(*std::move(token)));
+    if (token) chat->special_tokens_.Set(name, Value::Of(*std::move(token)));
   }
   return chat;
 }
@@ -195,16 +183,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::file
 absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages,
                                                  const ChatOptions& options,
                                                  const jinja::RenderOptions& limits) const {
-  std::vector<std::pair<std::string, Value>> variables;
-  const auto set = [&](std::string_view name, Value value) {
-    for (auto& [known, old] : variables) {
-      if (known == name) {
-        old = std::move(value);
-        return;
-      }
-    }
-    variables.emplace_back(name, std::move(value));
-  };
+  jinja::Bindings variables = special_tokens_;
   std::vector<Value> list;
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSIGN_OR_RETURN(Value message, ToValue(messages[i], i));
@@ -216,20 +195,19 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
     ASSIGN_OR_RETURN(tools, jinja::FromJson(options.tools_json, "tools_json"));
     if (!tools.Is<jinja::List>()) return InvalidArgument("tools_json: not a JSON array");
   }
-  variables = special_tokens_;
-  set("documents", Value());
+  variables.Set("documents", Value());
   if (!options.variables_json.empty()) {
     ASSIGN_OR_RETURN(const Value more, jinja::FromJson(options.variables_json, "variables_json"));
     const jinja::Dict* dict = more.As<jinja::Dict>();
     if (dict == nullptr || (*dict)->entries.size() > 1000) {
       return InvalidArgument("variables_json: not a JSON object of at most 1000 variables");
     }
-    for (const auto& [key, value] : (*dict)->entries) set(*key.text(), value);
+    for (const auto& [key, value] : (*dict)->entries) variables.Set(*key.text(), value);
   }
   const bool with_tools = !tools.none();
-  set("messages", std::move(all));
-  set("tools", std::move(tools));
-  set("add_generation_prompt", Value::Of(options.add_generation_prompt));
+  variables.Set("messages", std::move(all));
+  variables.Set("tools", std::move(tools));
+  variables.Set("add_generation_prompt", Value::Of(options.add_generation_prompt));
 
   const jinja::Template* chosen = nullptr;
   for (const std::string_view wanted : {"tool_use", "default"}) {

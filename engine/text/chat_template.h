@@ -62,7 +62,7 @@ class ChatTemplate {
   absl::Status Add(const std::string& name, std::string_view source);
 
   std::vector<std::pair<std::string, std::unique_ptr<jinja::Template>>> templates_;
-  std::vector<std::pair<std::string, jinja::Value>> special_tokens_;
+  jinja::Bindings special_tokens_;
 };
 
 }  // namespace quantd

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 
+#include "engine/text/model_file.h"
 #include "engine/text/sentencepiece_model.h"
 #include "engine/text/utf8.h"
 #include "kernels/fault_list.h"
@@ -26,27 +26,8 @@ constexpr std::string_view kGpt2Pattern =
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 constexpr int kMaxDepth = 8;  // of Sequence in Sequence
 
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto kind = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(kind)) return NotFound("{}: no such file", path.string());
-  if (!std::filesystem::is_regular_file(kind))
-    return DataLoss("{}: not a regular file", path.string());
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return DataLoss("{}: {}", path.string(), error.message());
-  if (size > kMaxFileBytes) {
-    return DataLoss("{}: {} bytes, at most {} are read", path.string(), size, kMaxFileBytes);
-  }
-  std::string text(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
-    return DataLoss("{}: cannot read {} bytes", path.string(), size);
-  }
-  return text;
-}
-
 absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadModelFile(path, kMaxFileBytes));
   Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) return DataLoss("{}: not valid JSON", path.string());
   if (!json.is_object()) return DataLoss("{}: not a JSON object", path.string());
@@ -553,7 +534,7 @@ absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::filesystem::path& dir
   if (sentencepiece) path = dir / "tokenizer.model";
   spec.path = path.string();
   if (sentencepiece) {
-    ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+    ASSIGN_OR_RETURN(const std::string bytes, ReadModelFile(path, kMaxFileBytes));
     RETURN_IF_ERROR(Annotate(ParseSentencePieceModel(bytes, &spec), spec.path));
   } else {
     RETURN_IF_ERROR(ReadTokenizerJson(path, &spec));

@@ -37,9 +37,8 @@ enum class LinearWay : uint8_t {
   kFp8Gemm,         // codes, GemmFp8, RescaleFp8
 };
 
-inline constexpr int32_t kMaxMmaRows4 = 64;  // of 4-bit weights
-inline constexpr int32_t kMaxMmaRows16 =
-    8;  // of 16-bit weights, and of what LinearMma does not take
+inline constexpr int32_t kMaxMmaRows4 = 64;     // of 4-bit weights
+inline constexpr int32_t kMaxMmaRows16 = 8;     // of 16-bit weights
 inline constexpr int32_t kMaxInt8MmaRows = 16;  // of int8 weights
 
 struct LinearPolicy {

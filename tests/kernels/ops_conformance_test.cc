@@ -291,17 +291,19 @@ RopeResult RunRope(Backend& b, DType dtype, DType cache_dtype, const AttentionSp
   return {q.Read(), cache_k.Read(), cache_v.Read()};
 }
 
+// Heads rotated as a whole and in part.
+constexpr AttentionSpec kRopeSpecs[] = {
+    {4, 4, 32, 1.0f},
+    {8, 2, 64, 1.0f},
+    {6, 3, 80, 1.0f},
+    {2, 1, 128, 1.0f},
+    {2, 2, 6, 1.0f},
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
+    {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
+    {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
+
 TEST_P(OpConformance, RopeRotatesAndStoresInEveryCacheType) {
-  const AttentionSpec specs[] = {
-      {4, 4, 32, 1.0f},
-      {8, 2, 64, 1.0f},
-      {6, 3, 80, 1.0f},
-      {2, 1, 128, 1.0f},
-      {2, 2, 6, 1.0f},
-      {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
-      {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
-      {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
-  for (const AttentionSpec& spec : specs) {
+  for (const AttentionSpec& spec : kRopeSpecs) {
     const int64_t d = spec.head_dim, rotated = spec.rotated(), half = rotated / 2;
     std::vector<float> table(static_cast<size_t>(32 * rotated));
     for (int64_t p = 0; p < 32; ++p) {
@@ -387,16 +389,7 @@ Int8Rope RunInt8Rope(Backend& b, DType dtype, const AttentionSpec& spec,
 }
 
 TEST_P(OpConformance, RopeStoresTheSameBytesAsRefInAnInt8Cache) {
-  const AttentionSpec specs[] = {
-      {4, 4, 32, 1.0f},
-      {8, 2, 64, 1.0f},
-      {6, 3, 80, 1.0f},
-      {2, 1, 128, 1.0f},
-      {2, 2, 6, 1.0f},
-      {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 48},
-      {.num_heads = 3, .num_kv_heads = 1, .head_dim = 96, .rotary_dim = 10},
-      {.num_heads = 2, .num_kv_heads = 2, .head_dim = 6, .rotary_dim = 2}};
-  for (const AttentionSpec& spec : specs) {
+  for (const AttentionSpec& spec : kRopeSpecs) {
     const size_t d = static_cast<size_t>(spec.head_dim),
                  kv = static_cast<size_t>(spec.num_kv_heads);
     std::vector<float> table = RandomFloats(32 * d, 9);  // as much as any rotated size takes

@@ -68,7 +68,7 @@ absl::StatusOr<Value> Interpreter::Attribute(const Value& object, const std::str
     if (const Value* value = (*dict)->Find(name)) return *value;
   }
   if (const auto* space = object.As<std::shared_ptr<NamespaceData>>()) {
-    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>((*space)->attributes.size()) / 8));
+    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>((*space)->entries.size()) / 8));
     if (const Value* value = (*space)->Find(name)) return *value;
   }
   if (object.Is<std::shared_ptr<const LoopState>>()) return LoopAttribute(object, name);

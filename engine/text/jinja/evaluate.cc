@@ -124,10 +124,8 @@ absl::StatusOr<Value> Interpreter::EvaluateOne(const Expr& expr, const ScopePtr&
 
 absl::StatusOr<Value> Interpreter::Lookup(const std::string& name, const ScopePtr& scope) {
   for (const Scope* at = scope.get(); at != nullptr; at = at->parent.get()) {
-    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(at->names.size()) / 16));
-    for (const auto& [known, value] : at->names) {
-      if (known == name) return value;
-    }
+    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(at->entries.size()) / 16));
+    if (const Value* value = at->Find(name)) return *value;
   }
   if (std::find(std::begin(kFunctions), std::end(kFunctions), name) != std::end(kFunctions)) {
     return Function(Callable::Kind::kFunction, name);
@@ -322,7 +320,7 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const Expr& expr, const
   }
   for (const auto& [name, operand] : expr.keywords) {
     ASSIGN_OR_RETURN(Value value, Evaluate(*operand, scope));
-    arguments.named.emplace_back(name, std::move(value));
+    arguments.named.entries.emplace_back(name, std::move(value));
   }
   return arguments;
 }
@@ -331,7 +329,7 @@ absl::StatusOr<Value> Interpreter::Call(const Expr& expr, const ScopePtr& scope,
                                         const Value* caller) {
   ASSIGN_OR_RETURN(const Value callee, Evaluate(*expr.operands[0], scope));
   ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expr, scope));
-  if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
+  if (caller != nullptr) arguments.named.entries.emplace_back("caller", *caller);
   return CallValue(callee, arguments);
 }
 

@@ -29,7 +29,7 @@ absl::StatusOr<Value> Interpreter::CallFunction(const std::string& name,
     RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>((*from)->entries.size())));
     dict.entries = (*from)->entries;
   }
-  for (const auto& [key, value] : arguments.named) {
+  for (const auto& [key, value] : arguments.named.entries) {
     RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(dict.entries.size()) / 8));
     dict.Set(Value::Of(key), value);
   }
@@ -68,11 +68,11 @@ absl::StatusOr<Value> Interpreter::MakeNamespace(const Arguments& arguments) {
     const Dict* from = other->As<Dict>();
     if (from == nullptr) return InvalidArgument("namespace() of what is no dict");
     for (const auto& [key, value] : (*from)->entries) {
-      RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(space->attributes.size()) / 8));
+      RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(space->entries.size()) / 8));
       if (key.text() != nullptr) space->Set(*key.text(), value);
     }
   }
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& [name, value] : arguments.named.entries) {
     if (name.starts_with('_')) {
       return InvalidArgument("cannot store the attribute '{}' on a namespace", name);
     }

@@ -18,21 +18,9 @@ constexpr int64_t kBytesAStep = 64;
 
 }  // namespace
 
-void Scope::Set(std::string_view name, Value value) {
-  for (auto& [known, old] : names) {
-    if (known != name) continue;
-    old = std::move(value);
-    return;
-  }
-  names.emplace_back(name, std::move(value));
-}
-
 const Value* Arguments::Get(size_t index, std::string_view name) const {
   if (index < positional.size()) return &positional[index];
-  for (const auto& [key, value] : named) {
-    if (key == name) return &value;
-  }
-  return nullptr;
+  return named.Find(name);
 }
 
 Interpreter::Interpreter(const RenderOptions& options, int64_t input_bytes)
@@ -43,7 +31,7 @@ Interpreter::Interpreter(const RenderOptions& options, int64_t input_bytes)
 Interpreter::~Interpreter() {
   for (const auto& space : namespaces_) {
     // Not by clear(): values that hold this one must find it whole.
-    std::exchange(space->attributes, {});
+    std::exchange(space->entries, {});
   }
 }
 
@@ -86,10 +74,9 @@ absl::Status Interpreter::Unsupported(std::string_view what) const {
   return Unimplemented("{} is not supported", what);
 }
 
-absl::StatusOr<std::string> Interpreter::Run(
-    const Body& body, const std::vector<std::pair<std::string, Value>>& variables) {
+absl::StatusOr<std::string> Interpreter::Run(const Body& body, const Bindings& variables) {
   auto globals = std::make_shared<Scope>();
-  globals->names = variables;
+  globals->entries = variables.entries;
   root_ = std::make_shared<Scope>();
   root_->parent = std::move(globals);
   std::string text;
@@ -273,7 +260,7 @@ absl::Status Interpreter::Assign(const Target& target, const Value& value, const
   }
   if (target.attribute.empty()) {
     RETURN_IF_ERROR(ChargeMemory(64));
-    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(scope->names.size()) / 16));
+    RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(scope->entries.size()) / 16));
     scope->Set(target.name, value);
     return absl::OkStatus();
   }
@@ -285,7 +272,7 @@ absl::Status Interpreter::Assign(const Target& target, const Value& value, const
   if (target.attribute.starts_with('_')) {
     return InvalidArgument("cannot store the attribute '{}' on a namespace", target.attribute);
   }
-  RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>((*space)->attributes.size()) / 16));
+  RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>((*space)->entries.size()) / 16));
   (*space)->Set(target.attribute, value);
   return absl::OkStatus();
 }
@@ -310,7 +297,7 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroNode& macro, const Scope
                            parameters.size());
   }
   DictData keywords;
-  for (const auto& argument : arguments.named) {
+  for (const auto& argument : arguments.named.entries) {
     const std::string& name = argument.first;
     const Value& value = argument.second;
     const auto found = std::find_if(parameters.begin(), parameters.end(),
@@ -343,8 +330,9 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroNode& macro, const Scope
     ASSIGN_OR_RETURN(Value kwargs, MakeDict(std::move(keywords)));
     scope->Set("kwargs", std::move(kwargs));
   }
-  if (macro.takes_caller && std::none_of(arguments.named.begin(), arguments.named.end(),
-                                         [](const auto& a) { return a.first == "caller"; })) {
+  if (macro.takes_caller &&
+      std::none_of(arguments.named.entries.begin(), arguments.named.entries.end(),
+                   [](const auto& a) { return a.first == "caller"; })) {
     scope->Set("caller", Value::Missing("No caller defined"));
   }
   ASSIGN_OR_RETURN(std::string text, Capture(macro.body, scope));
@@ -370,11 +358,10 @@ absl::StatusOr<std::unique_ptr<Template>> Template::Parse(std::string_view sourc
       new Template(std::make_unique<const Tree>(Tree{std::move(body)})));
 }
 
-absl::StatusOr<std::string> Template::Render(
-    const std::vector<std::pair<std::string, Value>>& variables,
-    const RenderOptions& options) const {
+absl::StatusOr<std::string> Template::Render(const Bindings& variables,
+                                             const RenderOptions& options) const {
   int64_t input = 0;
-  for (const auto& [name, value] : variables) input += value.Weight();
+  for (const auto& [name, value] : variables.entries) input += value.Weight();
   return Interpreter(options, input).Run(tree_->body, variables);
 }
 

@@ -21,18 +21,15 @@
 namespace quantd::jinja {
 
 /// The names of one block, and those around it.
-struct Scope {
+struct Scope : Bindings {
   std::shared_ptr<Scope> parent;
-  std::vector<std::pair<std::string, Value>> names;
-
-  void Set(std::string_view name, Value value);
 };
 using ScopePtr = std::shared_ptr<Scope>;
 
 /// What a function, method, filter or test is called with.
 struct Arguments {
   std::vector<Value> positional;
-  std::vector<std::pair<std::string, Value>> named;
+  Bindings named;
 
   /// The argument at this place or of this name; null where there is none.
   const Value* Get(size_t index, std::string_view name) const;
@@ -45,8 +42,7 @@ class Interpreter {
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;
 
-  absl::StatusOr<std::string> Run(const Body& body,
-                                  const std::vector<std::pair<std::string, Value>>& variables);
+  absl::StatusOr<std::string> Run(const Body& body, const Bindings& variables);
 
  private:
   enum class Flow : uint8_t { kNext, kBreak, kContinue };

@@ -37,7 +37,7 @@ class Template {
   /// The text that the template makes of `variables`. INVALID_ARGUMENT with the line for what it
   /// raises itself and for what Python would raise, UNIMPLEMENTED naming what is not supported,
   /// RESOURCE_EXHAUSTED when it takes more than it may.
-  absl::StatusOr<std::string> Render(const std::vector<std::pair<std::string, Value>>& variables,
+  absl::StatusOr<std::string> Render(const Bindings& variables,
                                      const RenderOptions& options = {}) const;
 
  private:

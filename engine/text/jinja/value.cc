@@ -162,20 +162,20 @@ void DictData::Set(const Value& key, Value value) {
   entries.emplace_back(key, std::move(value));
 }
 
-const Value* NamespaceData::Find(std::string_view name) const {
-  for (const auto& [k, v] : attributes) {
+const Value* Bindings::Find(std::string_view name) const {
+  for (const auto& [k, v] : entries) {
     if (k == name) return &v;
   }
   return nullptr;
 }
 
-void NamespaceData::Set(std::string_view name, Value value) {
-  for (auto& [k, v] : attributes) {
+void Bindings::Set(std::string_view name, Value value) {
+  for (auto& [k, v] : entries) {
     if (k != name) continue;
     v = std::move(value);
     return;
   }
-  attributes.emplace_back(name, std::move(value));
+  entries.emplace_back(name, std::move(value));
 }
 
 absl::StatusOr<Value> MakeList(std::vector<Value> items, bool tuple) {

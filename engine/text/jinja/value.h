@@ -110,12 +110,16 @@ struct DictData {
   void Set(const Value& key, Value value);
 };
 
-struct NamespaceData {
-  std::vector<std::pair<std::string, Value>> attributes;
+/// Values by name, in the order in which the names came.
+struct Bindings {
+  std::vector<std::pair<std::string, Value>> entries;
 
   const Value* Find(std::string_view name) const;
   void Set(std::string_view name, Value value);
 };
+
+/// What namespace() makes: attributes that templates assign.
+struct NamespaceData : Bindings {};
 
 /// Something that can be called: a global function or a bound method by its name, a macro, or the
 /// body of a call block.
