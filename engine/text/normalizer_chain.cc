@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/text/normalizer.h"
+#include "engine/text/replace.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -13,21 +14,6 @@ namespace {
 // made to exhaust memory.
 constexpr size_t kMaxGrowth = 16;
 constexpr size_t kMaxSmall = size_t{1} << 20;
-
-// Each occurrence of `pattern`, from the left, by `content`; false beyond `limit` bytes.
-bool ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content,
-                size_t limit, std::string* out) {
-  size_t done = 0;
-  while (true) {
-    const size_t at = text.find(pattern, done);
-    out->append(text.substr(done, at - done));
-    if (at == std::string_view::npos) break;
-    out->append(content);
-    done = at + pattern.size();
-    if (out->size() > limit) return false;
-  }
-  return out->size() <= limit;
-}
 
 }  // namespace
 
@@ -68,7 +54,7 @@ absl::StatusOr<std::string> NormalizerChain::Normalize(std::string_view text,
         break;
       case NormalizerStep::Kind::kReplace:
         if (!stage.regex) {
-          fits = ReplaceAll(current, stage.step.pattern, stage.step.content, limit, &out);
+          fits = AppendReplaced(current, stage.step.pattern, stage.step.content, limit, &out);
           break;
         }
         RETURN_IF_ERROR(

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/text/replace.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -64,15 +65,7 @@ class Joiner {
 
 // Spaces of `text` by `replacement`, which is put before it where `prefix` asks for it.
 std::string Metaspaced(std::string_view text, std::string_view replacement, bool prefix) {
-  std::string out;
-  out.reserve(text.size() + replacement.size());
-  for (const char c : text) {
-    if (c == ' ') {
-      out += replacement;
-    } else {
-      out += c;
-    }
-  }
+  std::string out = Replaced(text, " ", replacement);
   if (prefix && !out.starts_with(replacement)) out.insert(0, replacement);
   return out;
 }

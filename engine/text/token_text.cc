@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "engine/text/replace.h"
+
 namespace quantd {
 namespace {
 
@@ -11,18 +13,6 @@ int HexDigit(char c) {
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
   return -1;
-}
-
-std::string Replaced(std::string_view text, std::string_view pattern, std::string_view content) {
-  std::string out;
-  size_t done = 0;
-  for (size_t at; (at = text.find(pattern, done)) != std::string_view::npos;) {
-    out += text.substr(done, at - done);
-    out += content;
-    done = at + pattern.size();
-  }
-  out += text.substr(done);
-  return out;
 }
 
 }  // namespace

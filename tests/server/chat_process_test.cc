@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "google/rpc/error_details.pb.h"
+#include "tests/engine/models/tiny_model.h"
 #include "tests/server/guarded_server.h"
 
 namespace quantd {
@@ -36,18 +37,15 @@ constexpr const char* kRendered =
 class ChatModel {
  public:
   explicit ChatModel(const std::string& source) {
-    std::string pattern = (fs::temp_directory_path() / "quantd_chat_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
     for (const auto& entry : fs::directory_iterator(test::DemoModel())) {
-      fs::create_symlink(fs::absolute(entry.path()), path_ / entry.path().filename());
+      fs::create_symlink(fs::absolute(entry.path()), dir_.path() / entry.path().filename());
     }
-    std::ofstream(path_ / "chat_template.jinja") << source;
+    std::ofstream(dir_.path() / "chat_template.jinja") << source;
   }
-  ~ChatModel() { fs::remove_all(path_); }
-  std::string path() const { return path_.string(); }
+  std::string path() const { return dir_.path().string(); }
 
  private:
-  fs::path path_;
+  testing_support::TempDir dir_;
 };
 
 v1::GenerateRequest Conversation() {
