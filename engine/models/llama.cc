@@ -6,7 +6,7 @@
 namespace quantd {
 namespace {
 
-void Read(ConfigReader& config, DecoderSpec& spec) {
+void ReadLlama(ConfigReader& config, DecoderSpec& spec) {
   ReadSizes(config, {.max_position_embeddings = 2048, .norm_eps = 1e-6}, spec);
   ReadRope(config, {}, spec);
   spec.qkv_bias = spec.o_bias = config.Bool("attention_bias", false);
@@ -18,6 +18,6 @@ void Read(ConfigReader& config, DecoderSpec& spec) {
 
 }  // namespace
 
-const Architecture kLlama = {"LlamaForCausalLM", "llama", Read, FamilyWeights};
+const Architecture kLlama = {"LlamaForCausalLM", "llama", ReadLlama, FamilyWeights};
 
 }  // namespace quantd

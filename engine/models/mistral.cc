@@ -6,7 +6,7 @@
 namespace quantd {
 namespace {
 
-void Read(ConfigReader& config, DecoderSpec& spec) {
+void ReadMistral(ConfigReader& config, DecoderSpec& spec) {
   ReadSizes(config, {.max_position_embeddings = 131072, .norm_eps = 1e-6}, spec);
   ReadRope(config, {}, spec);
   ReadWindow(config, 4096, spec);
@@ -14,6 +14,6 @@ void Read(ConfigReader& config, DecoderSpec& spec) {
 
 }  // namespace
 
-const Architecture kMistral = {"MistralForCausalLM", "mistral", Read, FamilyWeights};
+const Architecture kMistral = {"MistralForCausalLM", "mistral", ReadMistral, FamilyWeights};
 
 }  // namespace quantd

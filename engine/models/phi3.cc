@@ -8,7 +8,7 @@
 namespace quantd {
 namespace {
 
-void Read(ConfigReader& config, DecoderSpec& spec) {
+void ReadPhi3(ConfigReader& config, DecoderSpec& spec) {
   ReadSizes(config, {.max_position_embeddings = 4096, .norm_eps = 1e-5}, spec);
   ReadRope(config, {}, spec);
   ReadWindow(config, 0, spec);
@@ -28,6 +28,6 @@ ExpectedWeights Weights(const DecoderSpec& spec) {
 
 }  // namespace
 
-const Architecture kPhi3 = {"Phi3ForCausalLM", "phi3", Read, Weights};
+const Architecture kPhi3 = {"Phi3ForCausalLM", "phi3", ReadPhi3, Weights};
 
 }  // namespace quantd

@@ -6,7 +6,7 @@
 namespace quantd {
 namespace {
 
-void Read(ConfigReader& config, DecoderSpec& spec) {
+void ReadQwen2(ConfigReader& config, DecoderSpec& spec) {
   ReadSizes(config, {.max_position_embeddings = 32768, .norm_eps = 1e-6}, spec);
   ReadRope(config, {}, spec);
   ReadQwenWindows(config, spec);
@@ -15,6 +15,6 @@ void Read(ConfigReader& config, DecoderSpec& spec) {
 
 }  // namespace
 
-const Architecture kQwen2 = {"Qwen2ForCausalLM", "qwen2", Read, FamilyWeights};
+const Architecture kQwen2 = {"Qwen2ForCausalLM", "qwen2", ReadQwen2, FamilyWeights};
 
 }  // namespace quantd

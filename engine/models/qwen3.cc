@@ -6,7 +6,7 @@
 namespace quantd {
 namespace {
 
-void Read(ConfigReader& config, DecoderSpec& spec) {
+void ReadQwen3(ConfigReader& config, DecoderSpec& spec) {
   ReadSizes(config, {.max_position_embeddings = 32768, .head_dim = 128, .norm_eps = 1e-6}, spec);
   ReadRope(config, {}, spec);
   ReadQwenWindows(config, spec);
@@ -16,6 +16,6 @@ void Read(ConfigReader& config, DecoderSpec& spec) {
 
 }  // namespace
 
-const Architecture kQwen3 = {"Qwen3ForCausalLM", "qwen3", Read, FamilyWeights};
+const Architecture kQwen3 = {"Qwen3ForCausalLM", "qwen3", ReadQwen3, FamilyWeights};
 
 }  // namespace quantd

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "kernels/ceil_div.h"
 #include "kernels/cpu/linear_op.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/thread_pool.h"
@@ -16,8 +17,6 @@
 
 namespace quantd {
 namespace {
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Elements below which an elementwise op stays on the caller: some 5 microseconds, what waking
 /// costs.

@@ -29,9 +29,7 @@ bool HasF16c() {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-}  // namespace
-
-std::vector<CpuIsa> SupportedIsas() {
+std::vector<CpuIsa> IsasOfProcessor() {
   // __builtin_cpu_supports checks XCR0 as well: an operating system that does not save the wide
   // registers makes it answer no.
   __builtin_cpu_init();
@@ -50,6 +48,14 @@ std::vector<CpuIsa> SupportedIsas() {
   if (!__builtin_cpu_supports("avx512vnni")) return isas;
   isas.push_back(CpuIsa::kAvx512Vnni);
   if (__builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+  return isas;
+}
+
+}  // namespace
+
+std::vector<CpuIsa> SupportedIsas() {
+  std::vector<CpuIsa> isas = IsasOfProcessor();
+  if (isas.size() > QUANTD_CPU_ISAS) isas.resize(QUANTD_CPU_ISAS);
   return isas;
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/ceil_div.h"
 #include "kernels/cpu/linear_op.h"
 #include "kernels/host_memory.h"
 #include "kernels/status.h"
@@ -14,15 +15,20 @@
 namespace quantd {
 namespace {
 
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t AlignUp(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 
 const LinearKernels& KernelsOf(CpuIsa isa) {
   switch (isa) {
-    case CpuIsa::kAvx2: return LinearKernelsAvx2();
-    case CpuIsa::kAvx512: return LinearKernelsAvx512();
-    case CpuIsa::kAvx512Vnni: return LinearKernelsAvx512Vnni();
+#if QUANTD_CPU_ISAS > 3
     case CpuIsa::kAvx512Bf16: return LinearKernelsAvx512Bf16();
+#endif
+#if QUANTD_CPU_ISAS > 2
+    case CpuIsa::kAvx512Vnni: return LinearKernelsAvx512Vnni();
+#endif
+#if QUANTD_CPU_ISAS > 1
+    case CpuIsa::kAvx512: return LinearKernelsAvx512();
+#endif
+    default: break;  // SupportedIsas names none that was not compiled
   }
   return LinearKernelsAvx2();
 }

@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/ceil_div.h"
 #include "kernels/host_memory.h"
 #include "kernels/status.h"
 
 namespace quantd {
 namespace {
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t AlignUp(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 

@@ -6,14 +6,13 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/ceil_div.h"
 #include "kernels/status.h"
 
 namespace quantd::QUANTD_CUDA_NS {
 namespace {
 
 static_assert(std::endian::native == std::endian::little);
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool IsBlock4(const QuantFormat& format) { return BitsOf(format.codec) == 4; }
 

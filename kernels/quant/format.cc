@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "kernels/ceil_div.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -83,8 +84,6 @@ std::optional<BlockShape> ParseBlock(std::string_view text) {
   }
   return std::nullopt;
 }
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t BitsOf(ScaleType scale) {
   switch (scale) {

@@ -188,7 +188,7 @@ class Solver {
 };
 
 /// The least and the largest element of every group.
-void Extremes(const Grouping& groups, std::vector<float>& low, std::vector<float>& high) {
+void GroupExtremes(const Grouping& groups, std::vector<float>& low, std::vector<float>& high) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   low.assign(static_cast<size_t>(groups.count), kInfinity);
   high.assign(low.size(), -kInfinity);
@@ -223,7 +223,7 @@ void Extremes(const Grouping& groups, std::vector<float>& low, std::vector<float
 void FirstGuess(const Grouping& groups, float top, bool round_zero, std::vector<float>& scales,
                 std::vector<float>& zeros) {
   std::vector<float> low, high;
-  Extremes(groups, low, high);
+  GroupExtremes(groups, low, high);
   scales.resize(low.size());
   zeros.resize(low.size());
   for (size_t g = 0; g < low.size(); ++g) {

@@ -129,10 +129,15 @@ TEST_F(EngineDevice, AFailedDeviceEndsAllRequestsAsUnavailable) {
     options.pipeline_depth = depth;
     ASSERT_TRUE(MakeEngine(options).ok());
     ASSERT_TRUE(Generate(*engine_, Ask(5, 4)).ok());
+    // In before it fails: one submitted later would be turned away instead.
+    std::vector<std::shared_ptr<CollectingSink>> running;
+    for (const int32_t prompt : {5, 9, 30}) {
+      running.push_back(std::make_shared<CollectingSink>());
+      ASSERT_TRUE(engine_->Submit(Ask(prompt, 400), running.back()).ok());
+    }
     cuda_emulated::InjectDeviceFailure("an illegal memory access");
-    const auto results = GenerateAll(*engine_, {Ask(5, 400), Ask(9, 400), Ask(30, 400)});
-    ASSERT_TRUE(results.ok()) << results.status();
-    for (const GenerateResult& result : *results) {
+    for (const auto& sink : running) {
+      const GenerateResult& result = sink->Wait();
       EXPECT_EQ(result.finish_reason, FinishReason::kError);
       EXPECT_EQ(result.status.code(), absl::StatusCode::kUnavailable) << result.status;
       EXPECT_THAT(std::string(result.status.message()), HasSubstr("an illegal memory access"));

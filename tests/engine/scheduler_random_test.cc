@@ -10,16 +10,16 @@
 namespace quantd {
 namespace {
 
-struct Case {
+struct SchedulerCase {
   int depth;
   int32_t num_blocks;
   bool stalls;
 };
 
-class SchedulerRandom : public testing::TestWithParam<Case> {};
+class SchedulerRandom : public testing::TestWithParam<SchedulerCase> {};
 
 TEST_P(SchedulerRandom, KeepsItsInvariantsAndFinishesEverybody) {
-  const Case& c = GetParam();
+  const SchedulerCase& c = GetParam();
   int64_t preemptions = 0, hits = 0, chunked = 0;
   for (uint32_t seed = 0; seed < 30; ++seed) {
     std::mt19937 random(seed);
@@ -116,8 +116,9 @@ TEST_P(SchedulerRandom, KeepsItsInvariantsAndFinishesEverybody) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SchedulerRandom,
-                         testing::Values(Case{0, 60, false}, Case{0, 10, false}, Case{0, 10, true},
-                                         Case{1, 60, false}, Case{1, 10, false}, Case{1, 10, true}),
+                         testing::Values(SchedulerCase{0, 60, false}, SchedulerCase{0, 10, false},
+                                         SchedulerCase{0, 10, true}, SchedulerCase{1, 60, false},
+                                         SchedulerCase{1, 10, false}, SchedulerCase{1, 10, true}),
                          [](const auto& test) {
                            return fmt::format("depth{}_blocks{}{}", test.param.depth,
                                               test.param.num_blocks,

@@ -7,7 +7,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("chat_template") {
+FUZZ_TARGET(chat_template) {
   static const std::vector<ChatMessage> messages = {
       {"system", " Be brief.\n", ""},
       {"user", "Wh\xc3\xb6? <think>x</think>", R"({"name": "n"})"},

@@ -36,7 +36,7 @@ std::string File(std::string_view header) {
   return file;
 }
 
-FUZZ_TARGET("checkpoint") {
+FUZZ_TARGET(checkpoint) {
   const std::string input = fuzz::Text(bytes);
   const size_t cut = input.find('\0');
   if (cut == std::string::npos) return;

@@ -6,7 +6,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("config") {
+FUZZ_TARGET(config) {
   static const fuzz::Folder folder;
   const std::string json = fuzz::Text(bytes);
   folder.Write("config.json", json);

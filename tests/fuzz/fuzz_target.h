@@ -59,16 +59,16 @@ std::vector<Target>& Targets();
 
 #ifdef QUANTD_LIBFUZZER
 #define FUZZ_TARGET(name)                                                   \
-  static void Run(::quantd::fuzz::Bytes bytes);                             \
+  static void Fuzz_##name(::quantd::fuzz::Bytes bytes);                     \
   extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) { \
-    Run({data, size});                                                      \
+    Fuzz_##name({data, size});                                              \
     return 0;                                                               \
   }                                                                         \
-  static void Run(::quantd::fuzz::Bytes bytes)
+  static void Fuzz_##name(::quantd::fuzz::Bytes bytes)
 #else
-#define FUZZ_TARGET(name)                                       \
-  static void Run(::quantd::fuzz::Bytes bytes);                 \
-  [[maybe_unused]] static const bool kRegistered =              \
-      (::quantd::fuzz::Targets().push_back({name, Run}), true); \
-  static void Run(::quantd::fuzz::Bytes bytes)
+#define FUZZ_TARGET(name)                                                \
+  static void Fuzz_##name(::quantd::fuzz::Bytes bytes);                  \
+  [[maybe_unused]] static const bool kRegistered_##name =                \
+      (::quantd::fuzz::Targets().push_back({#name, Fuzz_##name}), true); \
+  static void Fuzz_##name(::quantd::fuzz::Bytes bytes)
 #endif

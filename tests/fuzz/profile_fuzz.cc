@@ -5,7 +5,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("profile") {
+FUZZ_TARGET(profile) {
   const auto profile = ParseProfile(fuzz::Text(bytes), "fuzzed");
   if (!profile.ok()) return;
   // What is said to be in force must say the same when it is read.

@@ -10,7 +10,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("request") {
+FUZZ_TARGET(request) {
   static const auto unused = google::protobuf::SetLogHandler(nullptr);  // says each invalid UTF-8
   (void)unused;
   v1::GenerateRequest proto;

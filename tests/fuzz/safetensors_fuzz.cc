@@ -5,7 +5,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("safetensors") {
+FUZZ_TARGET(safetensors) {
   const auto header = ParseSafetensors(std::as_bytes(bytes), "fuzzed");
   if (!header.ok()) return;
   size_t total = 0;

@@ -4,7 +4,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("sentencepiece_model") {
+FUZZ_TARGET(sentencepiece_model) {
   fuzz::LoadAndUseTokenizer("tokenizer.model", bytes,
                             "the river,  opens!\n 123 \xc3\xa9\xf0\x9f\x98\x80</s>");
 }

@@ -29,7 +29,7 @@ void CheckStream(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
   QUANTD_CHECK(text == tokenizer.Decode(ids, true), "the stream says \"{}\"", text);
 }
 
-FUZZ_TARGET("tokenize") {
+FUZZ_TARGET(tokenize) {
   static const auto tokenizers = LoadAll();
   fuzz::Reader reader(bytes);
   const Tokenizer& tokenizer = *tokenizers[reader.Byte() % tokenizers.size()];

@@ -4,7 +4,7 @@
 namespace quantd {
 namespace {
 
-FUZZ_TARGET("tokenizer_json") {
+FUZZ_TARGET(tokenizer_json) {
   fuzz::LoadAndUseTokenizer("tokenizer.json", bytes,
                             "Hello,  world!\n 123 \xc3\xa9\xf0\x9f\x98\x80</s>");
 }

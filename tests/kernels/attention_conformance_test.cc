@@ -22,7 +22,7 @@
 namespace quantd::testing {
 namespace {
 
-struct Case {
+struct AttentionCase {
   AttentionSpec spec;
   DType dtype, cache_dtype;
   int32_t block_size;
@@ -37,7 +37,7 @@ struct Case {
 
 /// K and V of every sequence by position, and one q for every row, all exact in their dtypes;
 /// before quantization when the cache is int8.
-struct Problem {
+struct AttentionProblem {
   std::vector<int32_t> contexts;         // tokens of each sequence
   std::vector<std::vector<float>> k, v;  // [context, kv_heads * d] of each sequence
   std::vector<int32_t> seq_of_row, positions;
@@ -45,8 +45,8 @@ struct Problem {
 };
 
 /// Rows: the first, some middle and the last positions of every sequence.
-Problem MakeProblem(const Case& c, const std::vector<int32_t>& contexts) {
-  Problem p;
+AttentionProblem MakeProblem(const AttentionCase& c, const std::vector<int32_t>& contexts) {
+  AttentionProblem p;
   p.contexts = contexts;
   for (size_t s = 0; s < contexts.size(); ++s) {
     const size_t size = static_cast<size_t>(contexts[s] * c.spec.num_kv_heads * c.spec.head_dim);
@@ -90,8 +90,8 @@ std::vector<int32_t> WordsOf(const std::vector<int8_t>& codes) {
 
 /// Attention of rows [first, first + count) on `backend`, over a cache that holds the positions up
 /// to the last one those rows see, and NaN everywhere else.
-std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& p, size_t first,
-                                size_t count, const Placement& place, DType dtype) {
+std::vector<float> RunAttention(Backend& backend, const AttentionCase& c, const AttentionProblem& p,
+                                size_t first, size_t count, const Placement& place, DType dtype) {
   const int64_t d = c.spec.head_dim, kv = c.spec.num_kv_heads;
   const int64_t q_cols = c.spec.num_heads * d;
   int32_t blocks = 1 + place.spare_blocks, longest = 0;
@@ -182,7 +182,8 @@ std::vector<float> RunAttention(Backend& backend, const Case& c, const Problem& 
 
 /// The share of sum p |v| that a correct kernel may err by, times that sum bounded by the largest
 /// |v|.
-std::vector<double> Tolerance(const Case& c, const Problem& p, bool rounds_to_16_bit) {
+std::vector<double> Tolerance(const AttentionCase& c, const AttentionProblem& p,
+                              bool rounds_to_16_bit) {
   const bool same = c.dtype == c.cache_dtype || c.cache_dtype == DType::kI8;
   const DType weights = same && rounds_to_16_bit ? c.dtype : DType::kF32;
   const double rounding = weights == DType::kBF16 ? 0x1p-8 : weights == DType::kF16 ? 0x1p-11 : 0.0;
@@ -212,12 +213,12 @@ std::vector<double> Tolerance(const Case& c, const Problem& p, bool rounds_to_16
   return tolerance;
 }
 
-std::vector<Case> Cases() {
+std::vector<AttentionCase> Cases() {
   constexpr DType kF32 = DType::kF32, kF16 = DType::kF16, kBF16 = DType::kBF16, kI8 = DType::kI8;
   const auto spec = [](int32_t heads, int32_t kv, int32_t d) {
     return AttentionSpec{heads, kv, d, 1.0f / std::sqrt(static_cast<float>(d))};
   };
-  std::vector<Case> cases = {
+  std::vector<AttentionCase> cases = {
       {spec(4, 4, 32), kF32, kF32, 16},  {spec(4, 2, 64), kBF16, kBF16, 16},
       {spec(8, 2, 64), kF16, kF16, 32},  {spec(8, 1, 80), kBF16, kBF16, 16},
       {spec(4, 1, 128), kF32, kBF16, 8}, {spec(2, 2, 80), kF16, kF32, 16},
@@ -228,7 +229,7 @@ std::vector<Case> Cases() {
   for (DType dtype : {kF32, kF16, kBF16}) {
     for (DType cache : {kF32, kF16, kBF16, kI8}) cases.push_back({spec(2, 1, 32), dtype, cache, 4});
   }
-  const auto add = [&](Case c, int32_t window, float softcap) {
+  const auto add = [&](AttentionCase c, int32_t window, float softcap) {
     c.spec.window = window;
     c.spec.softcap = softcap;
     cases.push_back(c);
@@ -249,14 +250,14 @@ std::vector<Case> Cases() {
 class AttentionConformance : public ::testing::TestWithParam<size_t> {
  protected:
   Backend& backend() const { return BackendAt(GetParam()); }
-  std::vector<double> ToleranceOf(const Case& c, const Problem& p) const {
+  std::vector<double> ToleranceOf(const AttentionCase& c, const AttentionProblem& p) const {
     return Tolerance(c, p, BackendsUnderTest()[GetParam()].rounds_to_16_bit);
   }
 };
 
 TEST_P(AttentionConformance, IsCloseToRefAtEveryHeadShapeAndCacheType) {
-  for (const Case& c : Cases()) {
-    const Problem p = MakeProblem(c, {1, 5, 16, 17, 130, 300});
+  for (const AttentionCase& c : Cases()) {
+    const AttentionProblem p = MakeProblem(c, {1, 5, 16, 17, 130, 300});
     const size_t rows = p.positions.size();
     const std::vector<float> actual = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
     if (Backend* baseline = BaselineOf(GetParam())) {
@@ -269,8 +270,8 @@ TEST_P(AttentionConformance, IsCloseToRefAtEveryHeadShapeAndCacheType) {
 }
 
 TEST_P(AttentionConformance, DependsOnNothingButTheRowsOwnSequenceUpToItself) {
-  for (const Case& c : Cases()) {
-    const Problem p = MakeProblem(c, {3, 70, 129});
+  for (const AttentionCase& c : Cases()) {
+    const AttentionProblem p = MakeProblem(c, {3, 70, 129});
     const size_t rows = p.positions.size();
     const size_t cols = static_cast<size_t>(c.spec.num_heads * c.spec.head_dim);
     const std::vector<float> whole = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
@@ -290,10 +291,10 @@ TEST_P(AttentionConformance, DependsOnNothingButTheRowsOwnSequenceUpToItself) {
 }
 
 TEST_P(AttentionConformance, EveryContextUpToSeveralBlocks) {
-  const Case c{{2, 1, 32, 0.2f}, DType::kF32, DType::kBF16, 16};
+  const AttentionCase c{{2, 1, 32, 0.2f}, DType::kF32, DType::kBF16, 16};
   std::vector<int32_t> contexts;
   for (int32_t context = 1; context <= 100; context += 3) contexts.push_back(context);
-  const Problem p = MakeProblem(c, contexts);
+  const AttentionProblem p = MakeProblem(c, contexts);
   ExpectClose(RunAttention(backend(), c, p, 0, p.positions.size(), {}, c.dtype),
               RunAttention(Ref(), c, p, 0, p.positions.size(), {}, c.dtype), ToleranceOf(c, p),
               c.dtype, c.Name());
@@ -301,8 +302,8 @@ TEST_P(AttentionConformance, EveryContextUpToSeveralBlocks) {
 
 // A window as long as the context is none, and keys before a window do not matter: here, infinity.
 TEST_P(AttentionConformance, SeesItsWindowAndNothingBefore) {
-  Case c{{4, 2, 64, 0.125f}, DType::kBF16, DType::kBF16, 16};
-  Problem p = MakeProblem(c, {200});
+  AttentionCase c{{4, 2, 64, 0.125f}, DType::kBF16, DType::kBF16, 16};
+  AttentionProblem p = MakeProblem(c, {200});
   const size_t rows = p.positions.size();
   const std::vector<float> all = RunAttention(backend(), c, p, 0, rows, {}, c.dtype);
   c.spec.window = 200;
@@ -315,8 +316,8 @@ TEST_P(AttentionConformance, SeesItsWindowAndNothingBefore) {
 
 TEST_P(AttentionConformance, SurvivesScoresThatDominate) {
   // One key matches its query by far: its weight is 1, all others vanish, nothing overflows.
-  const Case c{{2, 2, 32, 1.0f}, DType::kF32, DType::kF32, 16};
-  Problem p = MakeProblem(c, {40});
+  const AttentionCase c{{2, 2, 32, 1.0f}, DType::kF32, DType::kF32, 16};
+  AttentionProblem p = MakeProblem(c, {40});
   for (size_t i = 0; i < 32; ++i) {
     for (size_t r = 0; r < p.positions.size(); ++r) p.q[r * 64 + i] = 30.0f;
     p.k[0][i] = 30.0f;  // position 0, head 0: a score of 28800

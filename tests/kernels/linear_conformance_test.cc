@@ -196,7 +196,7 @@ const std::vector<Shape>& Shapes() {
 }
 
 /// Everything about one case and shape that does not depend on the backend: made once.
-struct Problem {
+struct LinearProblem {
   std::vector<QuantizedMatrix> matrices;
   std::vector<float> x;           // [kMaxRows, k], exact in the shape's dtype
   std::vector<float> bias;        // [n]
@@ -229,8 +229,8 @@ std::vector<float> Replaced(const ActivationQuant& activation, DType dtype,
   return output.Read();
 }
 
-Problem MakeProblem(const LinearCase& c, const Shape& shape) {
-  Problem p;
+LinearProblem MakeProblem(const LinearCase& c, const Shape& shape) {
+  LinearProblem p;
   const int64_t k = shape.k, n = shape.n();
   std::vector<double> weights;  // magnitudes [n, k], columns in the input's order
   for (size_t s = 0; s < shape.segments.size(); ++s) {
@@ -279,7 +279,7 @@ Problem MakeProblem(const LinearCase& c, const Shape& shape) {
 
 /// Rows [first, first + m) of the problem on `backend`: y [m, n] as f32.
 std::vector<float> RunLinear(Backend& backend, const PackedWeight& w, const LinearCase& c,
-                             const Shape& shape, const Problem& p, int64_t first, int64_t m,
+                             const Shape& shape, const LinearProblem& p, int64_t first, int64_t m,
                              DType y_type) {
   const DeviceMatrix x(backend, shape.x, m, shape.k,
                        std::span(p.x).subspan(static_cast<size_t>(first * shape.k),
@@ -292,8 +292,8 @@ std::vector<float> RunLinear(Backend& backend, const PackedWeight& w, const Line
   return y.Read();
 }
 
-const Problem& ProblemOf(size_t case_index, size_t shape_index) {
-  static std::map<std::pair<size_t, size_t>, Problem> made;
+const LinearProblem& ProblemOf(size_t case_index, size_t shape_index) {
+  static std::map<std::pair<size_t, size_t>, LinearProblem> made;
   const auto key = std::pair(case_index, shape_index);
   if (!made.contains(key))
     made[key] = MakeProblem(LinearCases()[case_index], Shapes()[shape_index]);
@@ -305,7 +305,7 @@ const std::vector<float>& Expected(size_t case_index, size_t shape_index, int64_
   static std::map<std::tuple<size_t, size_t, int64_t>, std::vector<float>> made;
   const auto key = std::tuple(case_index, shape_index, m);
   if (!made.contains(key)) {
-    const Problem& p = ProblemOf(case_index, shape_index);
+    const LinearProblem& p = ProblemOf(case_index, shape_index);
     made[key] = RunLinear(Ref(), *Pack(Ref(), p.matrices), LinearCases()[case_index],
                           Shapes()[shape_index], p, 0, m, DType::kF32);
   }
@@ -340,7 +340,7 @@ class LinearConformance : public ::testing::TestWithParam<std::tuple<size_t, siz
 
   void ExpectConforms(size_t shape_index) {
     const Shape& shape = Shapes()[shape_index];
-    const Problem& p = ProblemOf(case_index_, shape_index);
+    const LinearProblem& p = ProblemOf(case_index_, shape_index);
     const auto weight = Pack(*backend_, p.matrices);
     const auto run = [&](int64_t first, int64_t m) {
       return RunLinear(*backend_, *weight, case_, shape, p, first, m, shape.y);
@@ -408,7 +408,7 @@ TEST_P(LinearConformance, IsCloseToRefAndIndependentOfTheBatch) {
 TEST_P(LinearConformance, WorksWithoutBiasAndWithoutRows) {
   constexpr size_t kShape = 4;
   const Shape& shape = Shapes()[kShape];
-  const Problem& p = ProblemOf(case_index_, kShape);
+  const LinearProblem& p = ProblemOf(case_index_, kShape);
   const auto weight = Pack(*backend_, p.matrices);
   const DeviceMatrix x(*backend_, shape.x, 2, shape.k,
                        std::span(p.x).first(static_cast<size_t>(2 * shape.k)));

@@ -11,11 +11,12 @@
 #include "kernels/status.h"
 
 namespace quantd::jinja {
-namespace {
 
 absl::Status BadArguments(std::string_view filter) {
   return InvalidArgument("the filter '{}': these arguments do not fit", filter);
 }
+
+namespace {
 
 // Python's int(text) and float(text); false where it raises.
 bool ParseInt(std::string_view text, int64_t* out) {

@@ -175,4 +175,7 @@ class Interpreter {
   std::vector<std::shared_ptr<NamespaceData>> namespaces_;
 };
 
+/// What a filter answers to arguments it does not take.
+absl::Status BadArguments(std::string_view filter);
+
 }  // namespace quantd::jinja

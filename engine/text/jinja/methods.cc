@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 28;
 
-absl::Status BadArguments(std::string_view method) {
+absl::Status BadMethodArguments(std::string_view method) {
   return InvalidArgument("{}(): these arguments do not fit", method);
 }
 
@@ -43,7 +43,7 @@ absl::StatusOr<Value> Interpreter::CallMethod(const Callable& method, const Argu
   if (const Dict* dict = method.self.As<Dict>()) return DictMethod(**dict, method.name, arguments);
   // loop.cycle
   const auto* loop = method.self.As<std::shared_ptr<const LoopState>>();
-  if (loop == nullptr || arguments.positional.empty()) return BadArguments(method.name);
+  if (loop == nullptr || arguments.positional.empty()) return BadMethodArguments(method.name);
   const auto count = static_cast<int64_t>(arguments.positional.size());
   return arguments.positional[static_cast<size_t>((*loop)->index0 % count)];
 }
@@ -53,7 +53,7 @@ absl::StatusOr<Value> Interpreter::StringMethod(const std::string& text, const s
   const Value* first = arguments.Get(0, "");
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
     const bool given = first != nullptr && !first->none();
-    if (given && first->text() == nullptr) return BadArguments(name);
+    if (given && first->text() == nullptr) return BadMethodArguments(name);
     return Text(std::string(
         Strip(text, given ? first->text() : nullptr, name != "rstrip", name != "lstrip")));
   }
@@ -73,7 +73,7 @@ absl::StatusOr<Value> Interpreter::StringMethod(const std::string& text, const s
     int64_t most = -1;
     if (from == nullptr || to == nullptr || from->text() == nullptr || to->text() == nullptr ||
         (count != nullptr && !count->Integer(&most))) {
-      return BadArguments(name);
+      return BadMethodArguments(name);
     }
     std::string out;
     const auto limit = static_cast<size_t>(std::max<int64_t>(bytes_left_, 0));
@@ -83,7 +83,7 @@ absl::StatusOr<Value> Interpreter::StringMethod(const std::string& text, const s
     return Text(std::move(out));
   }
   if (name == "join") {
-    if (first == nullptr) return BadArguments(name);
+    if (first == nullptr) return BadMethodArguments(name);
     ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(*first));
     std::string out;
     for (size_t i = 0; i < items.size(); ++i) {
@@ -99,7 +99,7 @@ absl::StatusOr<Value> Interpreter::StringMethod(const std::string& text, const s
     return Text(std::move(out));
   }
   if (name == "removeprefix" || name == "removesuffix") {
-    if (first == nullptr || first->text() == nullptr) return BadArguments(name);
+    if (first == nullptr || first->text() == nullptr) return BadMethodArguments(name);
     const std::string& affix = *first->text();
     if (name == "removeprefix") {
       return Text(text.starts_with(affix) ? text.substr(affix.size()) : text);
@@ -111,7 +111,7 @@ absl::StatusOr<Value> Interpreter::StringMethod(const std::string& text, const s
     int64_t width = 0;
     if (first == nullptr || !first->Integer(&width) ||
         (fill != nullptr && (fill->text() == nullptr || Length(*fill->text()) != 1))) {
-      return BadArguments(name);
+      return BadMethodArguments(name);
     }
     const int64_t count = std::max<int64_t>(width - Length(text), 0);
     const std::string character = name == "zfill" ? "0" : fill != nullptr ? *fill->text() : " ";
@@ -132,7 +132,7 @@ absl::StatusOr<Value> Interpreter::SearchMethod(const std::string& text, const s
   const Value* first = arguments.Get(0, "");
   size_t begin = 0, end = 0;
   if (first == nullptr || !CharacterRange(text, arguments, 1, &begin, &end))
-    return BadArguments(name);
+    return BadMethodArguments(name);
   const std::string_view part = std::string_view(text).substr(begin, end - begin);
   if (name == "startswith" || name == "endswith") {
     const auto matches = [&](const Value& affix) {
@@ -145,13 +145,13 @@ absl::StatusOr<Value> Interpreter::SearchMethod(const std::string& text, const s
                              first->TypeName());
     }
     for (const Value& affix : (*list)->items) {
-      if (affix.text() == nullptr) return BadArguments(name);
+      if (affix.text() == nullptr) return BadMethodArguments(name);
       RETURN_IF_ERROR(ChargeBytes(affix.Weight()));
       if (matches(affix)) return Value::Of(true);
     }
     return Value::Of(false);
   }
-  if (first->text() == nullptr) return BadArguments(name);
+  if (first->text() == nullptr) return BadMethodArguments(name);
   const std::string& pattern = *first->text();
   if (name == "count") {
     if (pattern.empty()) return Value::Of(Length(part) + 1);
@@ -198,7 +198,7 @@ absl::StatusOr<Value> Interpreter::SplitMethod(const std::string& text, const st
           Charge(static_cast<int64_t>(text.size() / 64 * std::min(sep.size(), text.size()) / 64)));
     }
     if (name == "partition" || name == "rpartition") {
-      if (by_space) return BadArguments(name);
+      if (by_space) return BadMethodArguments(name);
       const size_t at = name == "partition" ? Find(text, sep) : text.rfind(sep);
       const std::string_view all = text;
       if (at != std::string::npos) {
@@ -211,7 +211,7 @@ absl::StatusOr<Value> Interpreter::SplitMethod(const std::string& text, const st
       tuple = true;
     } else {
       int64_t max_splits = -1;
-      if (most != nullptr && !most->Integer(&max_splits)) return BadArguments(name);
+      if (most != nullptr && !most->Integer(&max_splits)) return BadMethodArguments(name);
       parts = Split(text, sep, max_splits, name == "rsplit");
     }
   }
@@ -268,7 +268,7 @@ absl::StatusOr<Value> Interpreter::FormatMethod(const std::string& text,
 absl::StatusOr<Value> Interpreter::ListMethod(const ListData& list, const std::string& name,
                                               const Arguments& arguments) {
   const Value* first = arguments.Get(0, "");
-  if (first == nullptr) return BadArguments(name);
+  if (first == nullptr) return BadMethodArguments(name);
   int64_t count = 0;
   for (size_t i = 0; i < list.items.size(); ++i) {
     RETURN_IF_ERROR(ChargeBytes(16 * std::min(list.items[i].Weight(), first->Weight())));
@@ -284,7 +284,7 @@ absl::StatusOr<Value> Interpreter::DictMethod(const DictData& dict, const std::s
                                               const Arguments& arguments) {
   if (name == "get") {
     const Value *key = arguments.Get(0, ""), *otherwise = arguments.Get(1, "");
-    if (key == nullptr) return BadArguments(name);
+    if (key == nullptr) return BadMethodArguments(name);
     RETURN_IF_ERROR(Charge(1 + static_cast<int64_t>(dict.entries.size()) / 8));
     if (const Value* value = dict.Find(*key)) return *value;
     return otherwise == nullptr ? Value() : *otherwise;

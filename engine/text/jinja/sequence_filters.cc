@@ -8,10 +8,6 @@
 namespace quantd::jinja {
 namespace {
 
-absl::Status BadArguments(std::string_view filter) {
-  return InvalidArgument("the filter '{}': these arguments do not fit", filter);
-}
-
 bool Flag(const Value* value) { return value != nullptr && value->Truth(); }
 
 // `arguments` without the first positional one.

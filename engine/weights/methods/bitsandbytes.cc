@@ -280,19 +280,19 @@ absl::StatusOr<QuantizedMatrix> Load8(const Checkpoint& c, const WeightShape& sh
 
 // ---- options
 
-constexpr std::array<std::string_view, 13> kKeys = {"quant_method",
-                                                    "load_in_4bit",
-                                                    "load_in_8bit",
-                                                    "_load_in_4bit",
-                                                    "_load_in_8bit",
-                                                    "bnb_4bit_quant_type",
-                                                    "bnb_4bit_use_double_quant",
-                                                    "bnb_4bit_compute_dtype",
-                                                    "bnb_4bit_quant_storage",
-                                                    "llm_int8_threshold",
-                                                    "llm_int8_skip_modules",
-                                                    "llm_int8_enable_fp32_cpu_offload",
-                                                    "llm_int8_has_fp16_weight"};
+constexpr std::array<std::string_view, 13> kBitsAndBytesKeys = {"quant_method",
+                                                                "load_in_4bit",
+                                                                "load_in_8bit",
+                                                                "_load_in_4bit",
+                                                                "_load_in_8bit",
+                                                                "bnb_4bit_quant_type",
+                                                                "bnb_4bit_use_double_quant",
+                                                                "bnb_4bit_compute_dtype",
+                                                                "bnb_4bit_quant_storage",
+                                                                "llm_int8_threshold",
+                                                                "llm_int8_skip_modules",
+                                                                "llm_int8_enable_fp32_cpu_offload",
+                                                                "llm_int8_has_fp16_weight"};
 
 constexpr std::array<std::string_view, 9> kStorageDTypes = {
     "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"};
@@ -335,7 +335,7 @@ class BitsAndBytes : public Method {
     const bool in_8bit = LoadIn(reader, "load_in_8bit");
     MethodOptions options;
     options.method = name();
-    if (source == OptionSource::kProfile) reader.CheckKeys(kKeys);
+    if (source == OptionSource::kProfile) reader.CheckKeys(kBitsAndBytesKeys);
     if (in_4bit == in_8bit) {
       reader.faults().Add(
           "{}: {} load_in_4bit and load_in_8bit is true; bitsandbytes needs exactly one",

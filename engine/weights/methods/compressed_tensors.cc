@@ -22,6 +22,7 @@
 #include "engine/weights/methods/column_order.h"
 #include "engine/weights/methods/method.h"
 #include "engine/weights/methods/stored.h"
+#include "kernels/ceil_div.h"
 
 namespace quantd {
 namespace {
@@ -29,8 +30,6 @@ namespace {
 using Group = CompressedTensorsGroup;
 using Format = Group::Format;
 using Strategy = Group::Strategy;
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One module: where its tensors are and what its group says.
 struct Module {

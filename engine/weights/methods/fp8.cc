@@ -19,6 +19,7 @@
 #include "engine/weights/methods/method.h"
 #include "engine/weights/methods/stored.h"
 #include "engine/weights/module_match.h"
+#include "kernels/ceil_div.h"
 #include "kernels/quant/quantize_fp8.h"
 
 namespace quantd {
@@ -59,8 +60,6 @@ QuantFormat FormatFor(const Fp8Settings& s) {
   f.scale = ScaleType::kF32;
   return f;
 }
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// The tensor of the scales, under the first of its names that is there.
 std::string ScaleName(const Checkpoint& c, const std::string& module) {

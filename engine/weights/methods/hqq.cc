@@ -60,12 +60,12 @@ struct HqqSettings : MethodSettings {
 
 // ---- checkpoints
 
-struct Packing {
+struct HqqPacking {
   std::string_view name;
   int slabs;
   int bits;  // of a slab
 };
-constexpr std::array<Packing, 5> kPackings = {{
+constexpr std::array<HqqPacking, 5> kPackings = {{
     {"8bit_u8", 1, 8},
     {"4bit_u8", 2, 4},
     {"3bit_32", 10, 3},
@@ -75,7 +75,7 @@ constexpr std::array<Packing, 5> kPackings = {{
 
 /// How a module is stored.
 struct Stored {
-  Packing packing;
+  HqqPacking packing;
   int bits = 0;                // of a code; 8bit_u8 also holds 5, 6 and 7
   HqqParams params;            // its bits are the packing's
   int64_t rows = 0, cols = 0;  // of W seen as groups
@@ -109,7 +109,7 @@ absl::StatusOr<bool> Flag(const Checkpoint& c, const std::string& name, bool abs
   return t->data[0] != std::byte{0};
 }
 
-absl::StatusOr<Packing> ReadPacking(const Checkpoint& c, const std::string& name) {
+absl::StatusOr<HqqPacking> ReadPacking(const Checkpoint& c, const std::string& name) {
   const StoredTensor* t = c.Find(name);
   if (t == nullptr) return DataLoss("tensor {} is missing", name);
   constexpr size_t kLongest = 64;
@@ -117,7 +117,7 @@ absl::StatusOr<Packing> ReadPacking(const Checkpoint& c, const std::string& name
     return DataLoss("tensor {}: {}, expected the bytes of a name", name, TypeText(*t));
   }
   const std::string_view text(reinterpret_cast<const char*>(t->data.data()), t->data.size());
-  for (const Packing& p : kPackings) {
+  for (const HqqPacking& p : kPackings) {
     if (text == p.name) return p;
   }
   return Unimplemented(
@@ -262,7 +262,7 @@ absl::Status CheckRange(const std::vector<uint8_t>& codes, const Stored& stored,
 
 // ---- options
 
-constexpr std::array<std::string_view, 10> kKeys = {
+constexpr std::array<std::string_view, 10> kHqqKeys = {
     "quant_method", "nbits",      "group_size",   "axis",           "view_as_float",
     "optimize",     "round_zero", "quant_config", "dynamic_config", "skip_modules"};
 constexpr std::array<std::string_view, 4> kConfigKeys = {
@@ -385,7 +385,7 @@ class Hqq : public Method {
  private:
   /// HqqConfig's own arguments, or the quant_config that it writes.
   static void ReadProfile(const OptionReader& reader, HqqSettings& settings) {
-    reader.CheckKeys(kKeys);
+    reader.CheckKeys(kHqqKeys);
     if (reader.Find("dynamic_config") != nullptr) {
       reader.faults().AddUnimplemented("{}: not supported; instead: the profile's overrides",
                                        reader.Path("dynamic_config"));

@@ -16,13 +16,13 @@
 namespace quantd::cuda_emulated {
 namespace {
 
-constexpr size_t kAlignment = 256;
+constexpr size_t kAllocationAlignment = 256;
 #ifdef __SANITIZE_ADDRESS__
-constexpr size_t kGuardBytes = 0;
+constexpr size_t kAllocationGuardBytes = 0;
 #else
-constexpr size_t kGuardBytes = 256;
+constexpr size_t kAllocationGuardBytes = 256;
 #endif
-constexpr unsigned char kGuardByte = 0xFB, kPoisonByte = 0xCD, kFreedByte = 0xDD;
+constexpr unsigned char kAllocationGuard = 0xFB, kAllocationPoison = 0xCD, kFreedByte = 0xDD;
 // Of an allocation larger than twice this only the ends are poisoned: pages that are never used
 // should not become resident.
 constexpr size_t kPoisonedEnd = 16 << 20;
@@ -70,12 +70,12 @@ void FillEnds(unsigned char* data, size_t bytes, unsigned char value) {
 
 void CheckGuardsOf(uintptr_t first, const Allocation& allocation) {
   const auto* const data = reinterpret_cast<const unsigned char*>(first);
-  for (size_t i = 0; i < kGuardBytes; ++i) {
-    if (data[allocation.bytes + i] != kGuardByte) {
+  for (size_t i = 0; i < kAllocationGuardBytes; ++i) {
+    if (data[allocation.bytes + i] != kAllocationGuard) {
       Fatal("byte %zu of an allocation of %zu was written: past its end", allocation.bytes + i,
             allocation.bytes);
     }
-    if (data[-1 - static_cast<std::ptrdiff_t>(i)] != kGuardByte) {
+    if (data[-1 - static_cast<std::ptrdiff_t>(i)] != kAllocationGuard) {
       Fatal("byte -%zu of an allocation of %zu was written: before its beginning", i + 1,
             allocation.bytes);
     }
@@ -101,14 +101,15 @@ void* AllocateMemory(MemoryKind kind, size_t bytes) {
   }
   // With AddressSanitizer the size stays exact, so that its red zone begins at the last byte.
   void* base = nullptr;
-  if (posix_memalign(&base, kAlignment, std::max<size_t>(kGuardBytes + bytes + kGuardBytes, 1)) !=
+  if (posix_memalign(&base, kAllocationAlignment,
+                     std::max<size_t>(kAllocationGuardBytes + bytes + kAllocationGuardBytes, 1)) !=
       0) {
     return nullptr;
   }
-  auto* const data = static_cast<unsigned char*>(base) + kGuardBytes;
-  std::memset(base, kGuardByte, kGuardBytes);
-  std::memset(data + bytes, kGuardByte, kGuardBytes);
-  FillEnds(data, bytes, kPoisonByte);
+  auto* const data = static_cast<unsigned char*>(base) + kAllocationGuardBytes;
+  std::memset(base, kAllocationGuard, kAllocationGuardBytes);
+  std::memset(data + bytes, kAllocationGuard, kAllocationGuardBytes);
+  FillEnds(data, bytes, kAllocationPoison);
   memory.allocations[reinterpret_cast<uintptr_t>(data)] = {bytes, kind, base};
   if (kind == MemoryKind::kDevice) memory.used += bytes;
   return data;
@@ -186,7 +187,7 @@ void CheckGlobal(const char* what, const void* p, size_t bytes, size_t alignment
 }
 
 void CheckGuards() {
-  if constexpr (kGuardBytes != 0) {
+  if constexpr (kAllocationGuardBytes != 0) {
     Memory& memory = GetMemory();
     const std::lock_guard lock(memory.mutex);
     for (const auto& [first, allocation] : memory.allocations) CheckGuardsOf(first, allocation);

@@ -147,7 +147,7 @@ std::vector<int32_t> Prompt(int64_t vocab, size_t length) {
   return ids;
 }
 
-LoadOptions OptionsFor(const std::filesystem::path& dir, const std::string& yaml) {
+LoadOptions LargerOptionsFor(const std::filesystem::path& dir, const std::string& yaml) {
   LoadOptions options;
   options.model_dir = dir;
   options.max_rows = 32;
@@ -190,7 +190,7 @@ TEST(Decoder, AgreesWithLlamaWrittenOutInDoublePrecision) {
     const std::vector<float> expected = direct.Logits(ids);
     for (const std::string& name : HostBackends()) {
       const auto backend = MakeBackend(name);
-      auto loaded = LoadModel(*backend, OptionsFor(dir.path(), "dtype: float32\n"));
+      auto loaded = LoadModel(*backend, LargerOptionsFor(dir.path(), "dtype: float32\n"));
       ASSERT_TRUE(loaded.ok()) << v.name << " on " << name << ": " << loaded.status();
       ModelRunner runner(*backend, std::move(*loaded));
       EXPECT_LE(Rms(runner.Forward(ids), expected), 2e-5) << v.name << " on " << name;
@@ -215,7 +215,7 @@ TEST(Decoder, GroupsThatCannotBeFusedGiveTheSameLogits) {
     std::vector<std::vector<size_t>> segments;
     for (const std::string& yaml : {std::string("dtype: float32\n"), split}) {
       const auto backend = MakeBackend(name);
-      auto loaded = LoadModel(*backend, OptionsFor(dir.path(), yaml));
+      auto loaded = LoadModel(*backend, LargerOptionsFor(dir.path(), yaml));
       ASSERT_TRUE(loaded.ok()) << name << ": " << loaded.status();
       ModelRunner runner(*backend, std::move(*loaded));
       std::vector<size_t> seen;
@@ -247,13 +247,13 @@ TEST(Decoder, TiedHeadIsQuantizedOnlyWhenAskedByName) {
   const std::string override_head =
       nf4 + "overrides: [{match: lm_head, quantization: {load_in_8bit: true}}]\n";
   const auto backend = MakeBackend("ref");
-  auto shared = LoadModel(*backend, OptionsFor(dir.path(), nf4));
+  auto shared = LoadModel(*backend, LargerOptionsFor(dir.path(), nf4));
   ASSERT_TRUE(shared.ok()) << shared.status();
   EXPECT_EQ(backend->memory().Bytes(MemoryComponent::kHead), 0);
   const int64_t embedding = backend->memory().Bytes(MemoryComponent::kEmbedding);
   EXPECT_EQ(embedding, 64 * 32 * 2);
   shared = absl::UnknownError("released");
-  auto own = LoadModel(*backend, OptionsFor(dir.path(), override_head));
+  auto own = LoadModel(*backend, LargerOptionsFor(dir.path(), override_head));
   ASSERT_TRUE(own.ok()) << own.status();
   EXPECT_GE(backend->memory().Bytes(MemoryComponent::kHead), 64 * 32);
   EXPECT_EQ(backend->memory().Bytes(MemoryComponent::kEmbedding), embedding);
@@ -265,7 +265,7 @@ TEST(Decoder, LogitsAreOnlyComputedForTheRowsAskedFor) {
   TempDir dir;
   WriteTinyModel(dir.path());
   const auto backend = MakeBackend("ref");
-  LoadOptions options = OptionsFor(dir.path(), "dtype: float32\n");
+  LoadOptions options = LargerOptionsFor(dir.path(), "dtype: float32\n");
   auto loaded = LoadModel(*backend, options);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   ModelRunner runner(*backend, std::move(*loaded));
@@ -287,7 +287,7 @@ TEST(Decoder, ForwardAllocatesNothing) {
   WriteTinyModel(dir.path());
   for (const std::string& name : HostBackends()) {
     const auto backend = MakeBackend(name);
-    auto loaded = LoadModel(*backend, OptionsFor(dir.path(), "dtype: bfloat16\n"));
+    auto loaded = LoadModel(*backend, LargerOptionsFor(dir.path(), "dtype: bfloat16\n"));
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     ModelRunner runner(*backend, std::move(*loaded));
     for (const MemoryComponent c :

@@ -29,9 +29,9 @@ using testing_support::TempDir;
 using testing_support::WriteFile;
 
 // QUANTD_FIXTURES: another folder with fixtures of the same names, such as larger ones.
-const std::filesystem::path kModels = std::getenv("QUANTD_FIXTURES") != nullptr
-                                          ? std::filesystem::path(std::getenv("QUANTD_FIXTURES"))
-                                          : std::filesystem::path(QUANTD_TEST_DATA) / "models";
+const std::filesystem::path kFixtures = std::getenv("QUANTD_FIXTURES") != nullptr
+                                            ? std::filesystem::path(std::getenv("QUANTD_FIXTURES"))
+                                            : std::filesystem::path(QUANTD_TEST_DATA) / "models";
 
 template <typename T>
 std::vector<T> Values(const Checkpoint& file, const std::string& name) {
@@ -49,13 +49,13 @@ std::vector<int32_t> Tokens(const Checkpoint& file, const std::string& name) {
 }
 
 std::unique_ptr<Checkpoint> Expected(const std::string& fixture) {
-  auto file = Checkpoint::OpenFile(kModels / fixture / "expected.safetensors");
+  auto file = Checkpoint::OpenFile(kFixtures / fixture / "expected.safetensors");
   EXPECT_TRUE(file.ok()) << file.status();
   return std::move(*file);
 }
 
 MethodOptions ConfigOf(const std::string& fixture) {
-  auto config = ReadQuantizationConfig(kModels / fixture);
+  auto config = ReadQuantizationConfig(kFixtures / fixture);
   EXPECT_TRUE(config.ok() && config->has_value()) << fixture << ": " << config.status();
   return config.ok() ? config->value_or(MethodOptions()) : MethodOptions();
 }
@@ -164,7 +164,7 @@ class GoldenTest : public ::testing::TestWithParam<Golden> {
                                     Scope scope = Scope::kCall) {
     backend_ = MakeBackend(GetParam().backend);
     LoadOptions options;
-    options.model_dir = kModels / GetParam().fixture;
+    options.model_dir = kFixtures / GetParam().fixture;
     options.max_rows = 64;
     options.max_logit_rows = 64;
     options.profile_given = false;
@@ -297,7 +297,7 @@ TEST_P(GoldenTest, ChunkedEqualsWhole) {
 TEST_P(GoldenTest, WeightsStayPacked) {
   const auto runner = Load(Precision::kNative, ActivationMode::kFused);
   ASSERT_NE(runner, nullptr);
-  const auto inspected = InspectModel(kModels / GetParam().fixture, /*values=*/false);
+  const auto inspected = InspectModel(kFixtures / GetParam().fixture, /*values=*/false);
   ASSERT_TRUE(inspected.ok()) << inspected.status();
   const bool floats = fixture().kind == Kind::kFloat;
   int64_t resident = 0, stored = 0, loaded = 0, there = 0;
@@ -323,7 +323,7 @@ std::vector<std::string> AllBackends() {
 std::vector<Golden> AllGolden() {
   std::vector<Golden> all;
   for (const Fixture& fixture : kFixtures) {
-    if (!std::filesystem::exists(kModels / fixture.name)) continue;
+    if (!std::filesystem::exists(kFixtures / fixture.name)) continue;
     for (const std::string& backend : AllBackends()) all.push_back({fixture.name, backend});
   }
   return all;
@@ -388,7 +388,7 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenActivations, ::testing::ValuesIn(Golden
 TEST(GoldenFixtures, EveryOneIsThereAndInTheTable) {
   if (std::getenv("QUANTD_FIXTURES") != nullptr) GTEST_SKIP() << "a folder may hold some of them";
   std::set<std::string> there, listed;
-  for (const auto& entry : std::filesystem::directory_iterator(kModels)) {
+  for (const auto& entry : std::filesystem::directory_iterator(kFixtures)) {
     there.insert(entry.path().filename().string());
   }
   for (const Fixture& fixture : kFixtures) listed.insert(fixture.name);
@@ -397,7 +397,7 @@ TEST(GoldenFixtures, EveryOneIsThereAndInTheTable) {
 
 TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
   const auto expected = Expected("bnb_int8");
-  auto checkpoint = Checkpoint::Open(kModels / "bnb_int8");
+  auto checkpoint = Checkpoint::Open(kFixtures / "bnb_int8");
   ASSERT_TRUE(checkpoint.ok());
   const int64_t n = expected->Find("q_proj_out_f32")->shape.back();
   const int64_t k = expected->Find("q_proj_in_f32")->shape.back();
@@ -431,10 +431,10 @@ TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
 
 TEST(GoldenWeights, ImportedMatricesDequantizeToTheLibrarysValues) {
   for (const auto& [fixture, kind, expansion] : kFixtures) {
-    if (kind == Kind::kFloat || !std::filesystem::exists(kModels / fixture)) continue;
+    if (kind == Kind::kFloat || !std::filesystem::exists(kFixtures / fixture)) continue;
     int compared = 0;
     const auto expected = Expected(fixture);
-    auto checkpoint = Checkpoint::Open(kModels / fixture);
+    auto checkpoint = Checkpoint::Open(kFixtures / fixture);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     for (const auto& [name, tensor] : expected->tensors()) {
       if (name.rfind("dequant.", 0) != 0) continue;
@@ -471,10 +471,10 @@ TensorView FloatView(const Checkpoint& base, const std::string& tensor) {
 }
 
 TEST(GoldenWeights, QuantizingOnLoadGivesTheLibrarysBytes) {
-  auto base = Checkpoint::Open(kModels / "llama_bf16");
+  auto base = Checkpoint::Open(kFixtures / "llama_bf16");
   ASSERT_TRUE(base.ok());
   for (const char* fixture : {"bnb_nf4", "bnb_nf4_dq", "bnb_fp4", "bnb_int8"}) {
-    auto checkpoint = Checkpoint::Open(kModels / fixture);
+    auto checkpoint = Checkpoint::Open(kFixtures / fixture);
     ASSERT_TRUE(checkpoint.ok());
     int compared = 0;
     for (const auto& [name, tensor] : (*base)->tensors()) {

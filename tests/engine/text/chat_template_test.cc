@@ -13,12 +13,13 @@
 namespace quantd::test {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using absl::StatusCode;
 using testing::HasSubstr;
 
-const Json& Recorded() {
-  static const Json recorded = Json::parse(ReadText(QUANTD_TEST_DATA "/chat_templates.json"));
+const OrderedJson& Recorded() {
+  static const OrderedJson recorded =
+      OrderedJson::parse(ReadText(QUANTD_TEST_DATA "/chat_templates.json"));
   return recorded;
 }
 
@@ -30,9 +31,9 @@ ChatTemplate::Names Tokens() {
   return tokens;
 }
 
-std::vector<ChatMessage> Messages(const Json& json) {
+std::vector<ChatMessage> Messages(const OrderedJson& json) {
   std::vector<ChatMessage> messages;
-  for (Json fields : json) {
+  for (OrderedJson fields : json) {
     ChatMessage message;
     message.role = fields["role"].get<std::string>();
     fields.erase("role");
@@ -47,7 +48,7 @@ std::vector<ChatMessage> Messages(const Json& json) {
 }
 
 jinja::RenderOptions AtRecordedTime() {
-  const Json& now = Recorded()["now"];
+  const OrderedJson& now = Recorded()["now"];
   std::tm time{};
   time.tm_year = now[0].get<int>() - 1900;
   time.tm_mon = now[1].get<int>() - 1;
@@ -71,16 +72,16 @@ absl::StatusOr<std::string> RenderSource(const std::string& source,
 
 TEST(ChatTemplate, RendersWhatTransformersRenders) {
   int rendered = 0, refused = 0;
-  for (const Json& c : Recorded()["cases"]) {
+  for (const OrderedJson& c : Recorded()["cases"]) {
     SCOPED_TRACE(c["name"].get<std::string>());
-    const Json& source = Recorded()["templates"][c["template"].get<std::string>()];
+    const OrderedJson& source = Recorded()["templates"][c["template"].get<std::string>()];
     const auto chat = ChatTemplate::Parse(source.get<std::string>(), Tokens());
     ASSERT_TRUE(chat.ok()) << chat.status();
     ChatOptions options;
     options.add_generation_prompt = c["add_generation_prompt"].get<bool>();
     if (c["tools"].get<bool>()) options.tools_json = Recorded()["tools"].dump();
     options.variables_json = c["variables"].dump();
-    const Json& messages = Recorded()["messages"][c["messages"].get<std::string>()];
+    const OrderedJson& messages = Recorded()["messages"][c["messages"].get<std::string>()];
     const auto text = (*chat)->Render(Messages(messages), options, AtRecordedTime());
     if (c["expected"].is_null()) {
       EXPECT_EQ(text.status().code(), StatusCode::kInvalidArgument) << text.status();
@@ -96,7 +97,7 @@ TEST(ChatTemplate, RendersWhatTransformersRenders) {
 }
 
 TEST(ChatTemplate, TheLanguageIsJinjas) {
-  for (const Json& snippet : Recorded()["snippets"]) {
+  for (const OrderedJson& snippet : Recorded()["snippets"]) {
     const auto source = snippet["source"].get<std::string>();
     const auto text = RenderSource(source);
     if (snippet["expected"].is_null()) {

@@ -16,13 +16,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json TinyTokenizer() { return Json::parse(TinyTokenizerText()); }
-
 using testing::ElementsAre;
 
 const Tokenizer& Tiny() {
   static const std::unique_ptr<Tokenizer> tokenizer = [] {
-    Json json = TinyTokenizer();
+    Json json = Json::parse(TinyTokenizerText());
     json["added_tokens"] = {{{"id", 300}, {"content", "<s>"}, {"special", true}},
                             {{"id", 301}, {"content", "[tool]"}, {"special", false}}};
     return MustLoad(json);

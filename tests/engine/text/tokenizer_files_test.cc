@@ -14,8 +14,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json TinyTokenizer() { return Json::parse(TinyTokenizerText()); }
-
 using absl::StatusCode;
 using testing::HasSubstr;
 
@@ -28,7 +26,7 @@ struct BadFile {
 
 void ExpectRefused(const std::vector<BadFile>& cases) {
   for (const BadFile& c : cases) {
-    Json json = TinyTokenizer();
+    Json json = Json::parse(TinyTokenizerText());
     json[Json::json_pointer(c.at)] = c.value;
     const auto loaded = LoadText(json.dump());
     ASSERT_FALSE(loaded.ok()) << c.at << " " << c.value;
@@ -154,7 +152,7 @@ TEST(TokenizerFiles, WhatIsNotSupportedIsNamed) {
 }
 
 TEST(TokenizerFiles, EveryFaultIsListedAtOnce) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["model"]["merges"] = {"a b", "q w", "w e"};
   json["model"]["vocab"]["zz"] = 7;
   const auto loaded = LoadText(json.dump());
@@ -169,7 +167,7 @@ TEST(TokenizerFiles, EveryFaultIsListedAtOnce) {
 }
 
 TEST(TokenizerFiles, UnknownTokenNeedsEveryByte) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["model"]["unk_token"] = "ab";
   EXPECT_TRUE(LoadText(json.dump()).ok());
   json["model"]["vocab"].erase("z");
@@ -181,7 +179,7 @@ TEST(TokenizerFiles, UnknownTokenNeedsEveryByte) {
 }
 
 TEST(TokenizerFiles, HarmlessSettingsAreAccepted) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["model"].erase("type");
   json["model"]["dropout"] = 0.0;
   json["model"]["continuing_subword_prefix"] = "";
@@ -194,7 +192,7 @@ TEST(TokenizerFiles, HarmlessSettingsAreAccepted) {
 }
 
 TEST(TokenizerFiles, ConfigIsChecked) {
-  const std::string json = TinyTokenizer().dump();
+  const std::string json = Json::parse(TinyTokenizerText()).dump();
   const struct {
     std::string config;
     std::string message;  // empty: loads
@@ -238,7 +236,7 @@ TEST(TokenizerFiles, DeepNestingIsRefused) {
   EXPECT_EQ(LoadText("{\"model\": " + brackets + std::string(300000, ']') + "}").status().code(),
             StatusCode::kDataLoss);  // of a decoder, missed first
 
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   Json sequence = {{"type", "NFC"}};
   for (int depth = 0; depth < 20; ++depth) {
     sequence = Json{{"type", "Sequence"}, {"normalizers", Json::array({sequence})}};
@@ -248,7 +246,7 @@ TEST(TokenizerFiles, DeepNestingIsRefused) {
 }
 
 TEST(TokenizerFiles, DamagedOnesNeverCrash) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["added_tokens"] = {{{"id", 300}, {"content", "<s>"}, {"special", true}}};
   json["normalizer"] = {{"type", "NFC"}};
   json["pre_tokenizer"] = SplitBy(R"((?i:'s)|[^\r\n\p{L}]?\p{L}+|\p{N}{1,3}|\s+(?!\S)|\s+)");

@@ -12,8 +12,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json TinyTokenizer() { return Json::parse(TinyTokenizerText()); }
-
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -37,7 +35,7 @@ Json Split(const std::string& kind, const std::string& pattern, const std::strin
 }
 
 TEST(Tokenizer, MergesByRankThenFromTheLeft) {
-  const auto tokenizer = MustLoad(TinyTokenizer());
+  const auto tokenizer = MustLoad(Json::parse(TinyTokenizerText()));
   EXPECT_THAT(Ids(*tokenizer, "abc"), ElementsAre(257));
   EXPECT_THAT(Ids(*tokenizer, "aab"), ElementsAre('a', 256));
   EXPECT_THAT(Ids(*tokenizer, "ababc"), ElementsAre(256, 257));
@@ -48,14 +46,14 @@ TEST(Tokenizer, MergesByRankThenFromTheLeft) {
 }
 
 TEST(Tokenizer, EqualRanksMergeLeftmostFirst) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["model"]["vocab"]["aa"] = 259;
   json["model"]["merges"] = {"a a"};
   EXPECT_THAT(Ids(*MustLoad(json), "aaaaa"), ElementsAre(259, 259, 'a'));
 }
 
 TEST(Tokenizer, IgnoreMergesTakesAPieceThatIsAToken) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["model"]["vocab"]["xyz"] = 259;
   EXPECT_THAT(Ids(*MustLoad(json), "xyz"), ElementsAre('x', 'y', 'z'));
   json["model"]["ignore_merges"] = true;
@@ -64,14 +62,14 @@ TEST(Tokenizer, IgnoreMergesTakesAPieceThatIsAToken) {
 }
 
 TEST(Tokenizer, NulBytesAreText) {
-  const auto tokenizer = MustLoad(TinyTokenizer());
+  const auto tokenizer = MustLoad(Json::parse(TinyTokenizerText()));
   const std::string text("a\0\0b", 4);
   EXPECT_THAT(Ids(*tokenizer, text), ElementsAre('a', 0, 0, 'b'));
   EXPECT_EQ(tokenizer->Decode(Ids(*tokenizer, text), false), text);
 }
 
 TEST(Tokenizer, RefusesInvalidUtf8AtItsOffset) {
-  const auto tokenizer = MustLoad(TinyTokenizer());
+  const auto tokenizer = MustLoad(Json::parse(TinyTokenizerText()));
   const struct {
     std::string text;
     int offset;
@@ -91,7 +89,7 @@ TEST(Tokenizer, RefusesInvalidUtf8AtItsOffset) {
 }
 
 TEST(Tokenizer, DecodeReplacesMaximalSubparts) {
-  const auto tokenizer = MustLoad(TinyTokenizer());
+  const auto tokenizer = MustLoad(Json::parse(TinyTokenizerText()));
   const struct {
     std::vector<int32_t> bytes;
     std::string text;
@@ -110,7 +108,7 @@ TEST(Tokenizer, DecodeReplacesMaximalSubparts) {
 }
 
 TEST(Tokenizer, UnknownIdsHaveNoBytes) {
-  const auto tokenizer = MustLoad(TinyTokenizer());
+  const auto tokenizer = MustLoad(Json::parse(TinyTokenizerText()));
   EXPECT_EQ(tokenizer->vocab_size(), 259);
   for (const int32_t id : {-1, 259, 1 << 30}) {
     EXPECT_EQ(tokenizer->TokenBytes(id), "");
@@ -120,7 +118,7 @@ TEST(Tokenizer, UnknownIdsHaveNoBytes) {
 }
 
 TEST(Tokenizer, FindsTokensBySpelling) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["added_tokens"] = {Added(300, "<|end|>", {"special"})};
   const auto tokenizer =
       MustLoad(json, R"({"eos_token": {"content": "<|end|>"}, "bos_token": null})");
@@ -136,7 +134,7 @@ TEST(Tokenizer, FindsTokensBySpelling) {
 }
 
 TEST(Tokenizer, AddedTokensKeepTheirContent) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   // Letters of the byte-level alphabet, but not a token of the model: text, not bytes.
   json["added_tokens"] = {Added(300, "üü", {})};
   const auto tokenizer = MustLoad(json);
@@ -145,7 +143,7 @@ TEST(Tokenizer, AddedTokensKeepTheirContent) {
 }
 
 TEST(Tokenizer, AddedTokenOfTheVocabularyKeepsItsId) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["added_tokens"] = {Added(256, "ab", {"special"})};
   const auto tokenizer = MustLoad(json);
   EXPECT_THAT(Ids(*tokenizer, "abc"), ElementsAre(256, 'c'));
@@ -170,7 +168,7 @@ TEST(Tokenizer, AddedTokenFlags) {
       {{"single_word"}, "[T]", {300}},
   };
   for (const auto& c : cases) {
-    Json json = TinyTokenizer();
+    Json json = Json::parse(TinyTokenizerText());
     json["added_tokens"] = {Added(300, "[T]", c.flags)};
     json["model"]["merges"] = Json::array();
     EXPECT_EQ(Ids(*MustLoad(json), c.text), c.ids) << c.text << " " << Json(c.flags);
@@ -178,7 +176,7 @@ TEST(Tokenizer, AddedTokenFlags) {
 }
 
 TEST(Tokenizer, LongestAddedTokenWinsFromTheLeft) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["added_tokens"] = {Added(300, "<a", {}), Added(301, "<a>", {}), Added(302, ">b", {}),
                           Added(303, "<a><a><", {})};
   const auto tokenizer = MustLoad(json);
@@ -190,7 +188,7 @@ TEST(Tokenizer, LongestAddedTokenWinsFromTheLeft) {
 
 TEST(Tokenizer, NormalizedAddedTokensAreFoundAfterNormalization) {
   const std::string decomposed = "e\u0301", composed = "\u00e9";
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}}}};
   json["added_tokens"] = {Added(300, decomposed + "!", {"normalized"}),
                           Added(301, decomposed + "?", {})};
@@ -202,7 +200,7 @@ TEST(Tokenizer, NormalizedAddedTokensAreFoundAfterNormalization) {
 }
 
 TEST(Tokenizer, TemplatesWrapTheText) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["added_tokens"] = {Added(300, "<s>", {"special"}), Added(301, "</s>", {"special"})};
   const Json special = {{"<s>", {{"id", "<s>"}, {"ids", {300}}, {"tokens", {"<s>"}}}},
                         {"</s>", {{"id", "</s>"}, {"ids", {301}}, {"tokens", {"</s>"}}}}};
@@ -238,14 +236,14 @@ TEST(Tokenizer, SplitBehaviors) {
       {Split("Regex", "x*", "Isolated"), "abc", {'a', 'b', 'c'}},  // empty matches cut too
   };
   for (const auto& c : cases) {
-    Json json = TinyTokenizer();
+    Json json = Json::parse(TinyTokenizerText());
     json["pre_tokenizer"] = c.pre_tokenizer;
     EXPECT_EQ(Ids(*MustLoad(json), c.text), c.ids) << c.pre_tokenizer;
   }
 }
 
 TEST(Tokenizer, PrefixSpaceOnlyWhereThereIsNone) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   json["pre_tokenizer"]["add_prefix_space"] = true;
   const auto tokenizer = MustLoad(json);
   EXPECT_THAT(Ids(*tokenizer, "a"), ElementsAre(258));
@@ -254,7 +252,7 @@ TEST(Tokenizer, PrefixSpaceOnlyWhereThereIsNone) {
 }
 
 TEST(Tokenizer, WithoutRegexAllTextIsOnePiece) {
-  Json json = TinyTokenizer();
+  Json json = Json::parse(TinyTokenizerText());
   const std::string newline = ByteCharacter('\n');
   json["model"]["vocab"]["c" + newline] = 259;
   json["model"]["merges"] = {"c " + newline};

@@ -12,6 +12,7 @@
 #include "kernels/cuda/packed_weight.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/quant/quantize.h"
+#include "tests/kernels/cuda/weight_on_device.h"
 
 namespace quantd::cuda_emulated {
 namespace {
@@ -20,12 +21,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr auto kWorkspace = MemoryComponent::kWorkspace;
-
-std::unique_ptr<Backend> Make(const CudaBackendOptions& options = {}) {
-  auto backend = CreateBackend(options);
-  EXPECT_TRUE(backend.ok()) << backend.status();
-  return std::move(*backend);
-}
 
 Buffer Allocate(Backend& backend, size_t bytes) {
   auto buffer = backend.Allocate(bytes, kWorkspace);
@@ -47,18 +42,10 @@ std::vector<T> Read(Backend& backend, const void* device, size_t count) {
   return values;
 }
 
-std::vector<float> RandomFloats(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& v : values) v = normal(random);
-  return values;
-}
-
 // ---- transfers
 
 TEST(CudaTransfers, HostMemoryMayBeReusedAtOnceAndRingsWrap) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   constexpr size_t kCount = 300, kUploads = 200;
   const Buffer device = Allocate(*backend, kUploads * kCount * sizeof(int32_t));
   std::vector<int32_t> host(kCount);
@@ -71,7 +58,7 @@ TEST(CudaTransfers, HostMemoryMayBeReusedAtOnceAndRingsWrap) {
 }
 
 TEST(CudaTransfers, LargeOnesGoInPiecesBothWays) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   std::vector<uint8_t> host(200001);
   for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<uint8_t>(i * 31 / 7);
   const Buffer device = OnDevice(*backend, host);
@@ -101,7 +88,7 @@ struct SampleCall {
 };
 
 TEST(CudaTickets, ResultsComeWithTheirOwnStepAndNoLater) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   SampleCall a(*backend, 7), b(*backend, 31);
   a.Submit(*backend);
   const uint64_t first = backend->Record();
@@ -119,7 +106,7 @@ TEST(CudaTickets, ResultsComeWithTheirOwnStepAndNoLater) {
 }
 
 TEST(CudaTickets, SynchronizeWaitsForAllAndOldTicketsStayValid) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   SampleCall a(*backend, 3);
   a.Submit(*backend);
   const uint64_t first = backend->Record();
@@ -159,7 +146,7 @@ constexpr StepKey kKey = {
     1, {.rows = 1, .seqs = 1, .logits = 1, .max_blocks = 1, .decode_only = true}};
 
 TEST(CudaGraphs, RunOnceThenCaptureThenReplayOnNewValues) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   GraphStep step(*backend);
   for (int32_t i = 10; i < 15; ++i) EXPECT_EQ(step.Run(kKey, i), i);
   const StepCounts counts = backend->step_counts();
@@ -173,7 +160,8 @@ TEST(CudaGraphs, AreMadeOfDecodeStepsOfAnOwnerAndOnlyWhenAskedFor) {
   prefill.shape.decode_only = false;
   nobody.owner = 0;
   wide.shape.rows = 200;
-  const auto backend = Make(), without = Make({.graphs = false});
+  const auto backend = on_device::MakeBackend(),
+             without = on_device::MakeBackend({.graphs = false});
   GraphStep step(*backend), step_without(*without);
   for (int i = 0; i < 3; ++i) {
     for (const StepKey& key : {prefill, nobody, wide}) step.Run(key, i);
@@ -185,7 +173,7 @@ TEST(CudaGraphs, AreMadeOfDecodeStepsOfAnOwnerAndOnlyWhenAskedFor) {
 }
 
 TEST(CudaGraphs, OfAnOwnerAreForgottenWithIt) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   GraphStep step(*backend);
   StepKey other = kKey;
   other.owner = 2;
@@ -208,14 +196,14 @@ struct Int8Linear {
         y(Allocate(backend, static_cast<size_t>(max_rows * n) * 4)),
         k_(k),
         n_(n) {
-    std::vector<float> values = RandomFloats(static_cast<size_t>(n * k), 1);
+    std::vector<float> values = on_device::Normal(static_cast<size_t>(n * k), 1);
     const QuantizedMatrix m =
         quantd::QuantizeInt8Rows(TensorView(DType::kF32, values.data(), n, k));
     auto made = b.CreatePacked(m.format, k, {{"w", 0, n}}, MemoryComponent::kWeights);
     EXPECT_TRUE(made.ok()) << made.status();
     w = std::move(*made);
     EXPECT_TRUE(b.PackRows(*w, 0, m).ok());
-    const auto xs = RandomFloats(static_cast<size_t>(max_rows * k), 2);
+    const auto xs = on_device::Normal(static_cast<size_t>(max_rows * k), 2);
     b.Upload(xs.data(), xs.size() * 4, x.data());
   }
   void Submit(int64_t rows) {
@@ -234,7 +222,7 @@ struct Int8Linear {
 };
 
 TEST(CudaGraphs, SurviveScratchThatGrows) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   Int8Linear linear(*backend, 64);
   const auto step = [&] {
     backend->Run(kKey, [&] { linear.Submit(1); });
@@ -262,14 +250,14 @@ TEST(CudaGraphs, PaddingIsToBucketsAndPowersOfTwoForDecodeOnly) {
   StepShape wide = shape;
   wide.rows = wide.seqs = wide.logits = 129;
   EXPECT_EQ(PaddedStepShape(wide), wide);
-  const auto without = Make({.graphs = false});
+  const auto without = on_device::MakeBackend({.graphs = false});
   EXPECT_EQ(without->PaddedShape(shape), shape);
 }
 
 // ---- lack of memory, failure
 
 TEST(CudaMemory, AWeightThatDoesNotFitIsRefusedAndTheBackendGoesOn) {
-  const auto backend = Make({.memory_limit = 300000});
+  const auto backend = on_device::MakeBackend({.memory_limit = 300000});
   auto large = backend->CreatePacked(QuantFormat::Plain(DType::kBF16), 1024, {{"w", 0, 1024}},
                                      MemoryComponent::kWeights);
   EXPECT_EQ(large.status().code(), absl::StatusCode::kResourceExhausted);
@@ -283,7 +271,7 @@ TEST(CudaMemory, AWeightThatDoesNotFitIsRefusedAndTheBackendGoesOn) {
 
 TEST(CudaMemory, AStepThatLacksScratchFailsAloneAndTheNextGoesOn) {
   // Enough for the arrays and a step of 1 row, not for the scratch of 512 rows.
-  const auto backend = Make({.memory_limit = 900000});
+  const auto backend = on_device::MakeBackend({.memory_limit = 900000});
   Int8Linear linear(*backend, 512);
   linear.Submit(1);
   const uint64_t good = backend->Record();
@@ -301,7 +289,7 @@ TEST(CudaMemory, AStepThatLacksScratchFailsAloneAndTheNextGoesOn) {
 
 TEST(CudaFailure, IsReportedByEveryWaitFromThenOn) {
   {
-    const auto backend = Make();
+    const auto backend = on_device::MakeBackend();
     SampleCall a(*backend, 7);
     a.Submit(*backend);
     const uint64_t ticket = backend->Record();
@@ -325,7 +313,7 @@ TEST(CudaFailure, ADeviceThatIsNotThereIsUnavailable) {
 // ---- quantization on load
 
 TEST(CudaQuantizeRows, GivesTheBytesOfTheHost) {
-  const auto backend = Make();
+  const auto backend = on_device::MakeBackend();
   for (const char* text :
        {"nf4.flat64.f32", "nf4.flat64.nested", "fp4.flat64.f32", "fp4.flat64.nested",
         "nf4.flat32.nested", "fp4.flat128.f32", "int8.row.absmax", "bf16", "f32"}) {
@@ -342,7 +330,7 @@ TEST(CudaQuantizeRows, GivesTheBytesOfTheHost) {
         ASSERT_TRUE(on_device.ok()) << on_device.status();
         for (size_t s = 0; s < rows.size(); ++s) {
           std::vector<float> floats =
-              RandomFloats(static_cast<size_t>(rows[s] * k), static_cast<uint32_t>(s + 1));
+              on_device::Normal(static_cast<size_t>(rows[s] * k), static_cast<uint32_t>(s + 1));
           std::fill_n(floats.begin() + k, k, 0.0f);  // a block without a scale
           const TensorView f32(DType::kF32, floats.data(), rows[s], k);
           QuantizedMatrix rounded = PlainMatrix(f32, dtype);

@@ -11,16 +11,6 @@
 namespace quantd::cuda_emulated {
 namespace {
 
-std::unique_ptr<Backend> Make(const CudaBackendOptions& options = {}) {
-  auto backend = CreateBackend(options);
-  EXPECT_TRUE(backend.ok()) << backend.status();
-  return std::move(*backend);
-}
-
-std::vector<float> RandomFloats(size_t count, uint32_t seed) {
-  return on_device::Normal(count, seed);
-}
-
 // ---- choice of kernels
 
 using Kind = ActivationQuant::Kind;
@@ -213,9 +203,10 @@ TEST(CudaLinear, TakesQuantizedActivationsAndReorderedColumnsByEveryWay) {
   };
   const auto ref = CreateRefBackend();
   for (const auto determinism : {Determinism::kDefault, Determinism::kBatchInvariant}) {
-    const auto backend = Make({.determinism = determinism});
+    const auto backend = on_device::MakeBackend({.determinism = determinism});
     for (const auto& c : cases) {
-      std::vector<float> values = RandomFloats(kN * kK, 5), x = RandomFloats(kRows * kK, 6);
+      std::vector<float> values = on_device::Normal(kN * kK, 5),
+                         x = on_device::Normal(kRows * kK, 6);
       std::fill_n(x.begin() + kK, kK, 0.0f);
       const QuantizedMatrix matrix = testing::MatrixOf(*QuantFormat::Parse(c.format), values, kN);
       for (const int64_t m : {int64_t{3}, int64_t{20}, kRows}) {
@@ -233,8 +224,8 @@ TEST(CudaLinear, TakesQuantizedActivationsAndReorderedColumnsByEveryWay) {
 }
 
 TEST(CudaLinear, ANaNShowsInItsRowWhereCodesAreMultiplied) {
-  const auto backend = Make();
-  std::vector<float> values = RandomFloats(32 * 64, 5), x = RandomFloats(20 * 64, 6);
+  const auto backend = on_device::MakeBackend();
+  std::vector<float> values = on_device::Normal(32 * 64, 5), x = on_device::Normal(20 * 64, 6);
   x[3 * 64 + 7] = NAN;
   const QuantizedMatrix matrix = testing::MatrixOf(*QuantFormat::Parse("int8.row.f32"), values, 32);
   for (const int64_t m : {4, 20}) {

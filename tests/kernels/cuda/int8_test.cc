@@ -64,15 +64,15 @@ class Int8Weight {
   std::vector<std::unique_ptr<DeviceVector<float>>> scales_;
 };
 
-struct Shape {
+struct Int8Shape {
   std::vector<int32_t> segments;
   int32_t k = 0;
   FloatType x = FloatType::kBF16, y = FloatType::kF32;
   int32_t gap = 0;
 };
 
-struct Problem {
-  explicit Problem(const Shape& s, int32_t num_rows, bool outliers = true)
+struct Int8Problem {
+  explicit Int8Problem(const Int8Shape& s, int32_t num_rows, bool outliers = true)
       : shape(s), rows(num_rows), weight(s.segments, s.k, 17), bias(MakeBias()) {
     std::mt19937 random(static_cast<uint32_t>(s.k));
     std::normal_distribution<float> normal(0.0f, 1.5f);
@@ -95,7 +95,7 @@ struct Problem {
                                 static_cast<size_t>(m * shape.k));
   }
 
-  Shape shape;
+  Int8Shape shape;
   int32_t rows;
   Int8Weight weight;
   std::vector<float> bias;
@@ -118,7 +118,8 @@ struct RunOptions {
 };
 
 /// y of rows first .. first + m - 1.
-std::vector<float> Linear(const Problem& p, int32_t first, int32_t m, const RunOptions& o = {}) {
+std::vector<float> Linear(const Int8Problem& p, int32_t first, int32_t m,
+                          const RunOptions& o = {}) {
   const TestStream stream;
   const WeightView& w = p.weight.view();
   const DeviceRows x(p.shape.x, m, w.k, p.shape.gap, p.X(first, m)),
@@ -175,7 +176,7 @@ std::vector<float> Linear(const Problem& p, int32_t first, int32_t m, const RunO
 }
 
 /// ref's y in f32 of the first m rows.
-std::vector<float> RunRef(const Problem& p, int32_t m, const RunOptions& o) {
+std::vector<float> RunRef(const Int8Problem& p, int32_t m, const RunOptions& o) {
   auto ref = CreateRefBackend();
   std::vector<RowSegment> segments;
   for (int32_t rows : p.shape.segments) {
@@ -196,7 +197,7 @@ std::vector<float> RunRef(const Problem& p, int32_t m, const RunOptions& o) {
   return y;
 }
 
-void ExpectClose(const Problem& p, std::span<const float> y, int32_t m, const RunOptions& o) {
+void ExpectClose(const Int8Problem& p, std::span<const float> y, int32_t m, const RunOptions& o) {
   const std::vector<float> expected = RunRef(p, m, o);
   const double half_ulp = p.shape.y == FloatType::kF32   ? 0x1p-24
                           : p.shape.y == FloatType::kF16 ? 0x1p-11
@@ -215,9 +216,9 @@ void ExpectClose(const Problem& p, std::span<const float> y, int32_t m, const Ru
   }
 }
 
-const std::vector<Shape>& Shapes() {
+const std::vector<Int8Shape>& Shapes() {
   constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
-  static const std::vector<Shape> shapes = {
+  static const std::vector<Int8Shape> shapes = {
       {{1}, 64, kF32, kF32, 0},
       {{15}, 72, kBF16, kBF16, 5},
       {{17, 31}, 384, kBF16, kF32, 0},
@@ -232,14 +233,14 @@ const std::vector<Shape>& Shapes() {
   return shapes;
 }
 
-std::string NameOf(const Shape& s) {
+std::string NameOf(const Int8Shape& s) {
   return fmt::format("{} segments from {} rows, k {}", s.segments.size(), s.segments[0], s.k);
 }
 
 TEST(LinearInt8Test, IsCloseToRefForEveryNumberOfRows) {
-  for (const Shape& shape : Shapes()) {
+  for (const Int8Shape& shape : Shapes()) {
     SCOPED_TRACE(NameOf(shape));
-    const Problem p(shape, 33);
+    const Int8Problem p(shape, 33);
     for (Scope scope : {Scope::kRow, Scope::kCall}) {
       RunOptions o;
       o.scope = scope;
@@ -255,9 +256,9 @@ TEST(LinearInt8Test, IsCloseToRefForEveryNumberOfRows) {
 }
 
 TEST(LinearInt8Test, ARowHasTheSameBitsAloneAndAmongOthers) {
-  for (const Shape& shape : Shapes()) {
+  for (const Int8Shape& shape : Shapes()) {
     SCOPED_TRACE(NameOf(shape));
-    const Problem p(shape, 70);
+    const Int8Problem p(shape, 70);
     const std::vector<float> whole = Linear(p, 0, 70);
     const size_t n = static_cast<size_t>(p.n());
     for (int32_t m = 1; m <= 33; m += shape.k > 512 ? 4 : 1) {
@@ -273,9 +274,9 @@ TEST(LinearInt8Test, ARowHasTheSameBitsAloneAndAmongOthers) {
 }
 
 TEST(LinearInt8Test, SumsOfCublasLtGiveTheSameBits) {
-  for (const Shape& shape : Shapes()) {
+  for (const Int8Shape& shape : Shapes()) {
     SCOPED_TRACE(NameOf(shape));
-    const Problem p(shape, 33);
+    const Int8Problem p(shape, 33);
     for (Scope scope : {Scope::kRow, Scope::kCall}) {
       for (int32_t m : {1, 11, 33}) {
         RunOptions ours, theirs;
@@ -289,7 +290,7 @@ TEST(LinearInt8Test, SumsOfCublasLtGiveTheSameBits) {
 
 TEST(LinearInt8Test, BitsDoNotDependOnTheDeviceOrTheWorkspace) {
   // Long enough to be split over blocks where there are many multiprocessors.
-  const Problem p({{17, 8}, 4112, FloatType::kBF16, FloatType::kF32, 0}, 35);
+  const Int8Problem p({{17, 8}, 4112, FloatType::kBF16, FloatType::kF32, 0}, 35);
   for (int32_t m : {1, 12, 35}) {
     RunOptions large, without;
     large.device.multiprocessors = 132;
@@ -304,7 +305,7 @@ TEST(LinearInt8Test, BitsDoNotDependOnTheDeviceOrTheWorkspace) {
 }
 
 TEST(LinearInt8Test, ManyRowsOfTheWeightTakeTwoTilesAWarp) {
-  const Problem p({{300}, 320, FloatType::kBF16, FloatType::kBF16, 0}, 13);
+  const Int8Problem p({{300}, 320, FloatType::kBF16, FloatType::kBF16, 0}, 13);
   RunOptions small, large;
   small.device.multiprocessors = 1;
   large.device.multiprocessors = 132;
@@ -313,7 +314,7 @@ TEST(LinearInt8Test, ManyRowsOfTheWeightTakeTwoTilesAWarp) {
 }
 
 TEST(LinearInt8Test, MoreRowsThanAChunkEqualTheRowsAlone) {
-  const Problem p({{12}, 80, FloatType::kBF16, FloatType::kF32, 0}, 531);
+  const Int8Problem p({{12}, 80, FloatType::kBF16, FloatType::kF32, 0}, 531);
   const std::vector<float> whole = Linear(p, 0, 531);
   for (int32_t row : {0, 7, 200, 511, 512, 530}) {
     ExpectSameBits(Linear(p, row, 1), std::span(whole).subspan(static_cast<size_t>(row) * 12, 12),
@@ -322,7 +323,7 @@ TEST(LinearInt8Test, MoreRowsThanAChunkEqualTheRowsAlone) {
 }
 
 TEST(LinearInt8Test, NoOrderOfThreadsChangesABit) {
-  const Problem p({{36}, 400, FloatType::kBF16, FloatType::kF32, 0}, 20);
+  const Int8Problem p({{36}, 400, FloatType::kBF16, FloatType::kF32, 0}, 20);
   RunOptions theirs;
   theirs.cublaslt = true;
   theirs.scope = Scope::kCall;
@@ -343,7 +344,7 @@ TEST(LinearInt8Test, NoOrderOfThreadsChangesABit) {
 TEST(LinearInt8Test, WhatIsNotFiniteShowsInItsRowAndOnlyThere) {
   for (float threshold : {0.0f, 6.0f}) {
     for (const float bad : {kNaN, kInfinity}) {
-      Problem p({{20}, 400, FloatType::kBF16, FloatType::kF32, 0}, 20, /*outliers=*/false);
+      Int8Problem p({{20}, 400, FloatType::kBF16, FloatType::kF32, 0}, 20, /*outliers=*/false);
       p.x[static_cast<size_t>(2 * 400 + 399)] = bad;
       p.x[static_cast<size_t>(18 * 400 + 3)] = bad;
       RunOptions o;
@@ -365,7 +366,7 @@ TEST(LinearInt8Test, WhatIsNotFiniteShowsInItsRowAndOnlyThere) {
 }
 
 TEST(LinearInt8Test, NoBiasIsAZeroBiasAndNoRowsAreFine) {
-  Problem p({{20}, 80, FloatType::kBF16, FloatType::kF32, 0}, 20);
+  Int8Problem p({{20}, 80, FloatType::kBF16, FloatType::kF32, 0}, 20);
   std::fill(p.bias.begin(), p.bias.end(), 0.0f);
   const WeightView& w = p.weight.view();
   for (int32_t m : {0, 3, 20}) {

@@ -21,17 +21,17 @@ std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, 
   return y.Read();
 }
 
-struct Case {
+struct GenericCase {
   std::string format;
   std::vector<int64_t> rows;
   int64_t k;
   FloatType x, y;
 };
 
-class LinearGenericTest : public ::testing::TestWithParam<Case> {};
+class LinearGenericTest : public ::testing::TestWithParam<GenericCase> {};
 
 TEST_P(LinearGenericTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
-  const Case& c = GetParam();
+  const GenericCase& c = GetParam();
   constexpr int64_t kTokens = 65;
   const LinearProblem p(*QuantFormat::Parse(c.format), c.rows, c.k, c.x, kTokens);
   const auto w = PackOnDevice(p.matrices);
@@ -45,31 +45,32 @@ TEST_P(LinearGenericTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
   }
 }
 
-constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
 INSTANTIATE_TEST_SUITE_P(
     Formats, LinearGenericTest,
-    ::testing::Values(Case{"f32", {3}, 33, kF32, kF32}, Case{"f16", {17, 5}, 72, kBF16, kBF16},
-                      Case{"bf16", {70}, 31, kF32, kF32}, Case{"bf16", {33, 1, 9}, 40, kF16, kF16},
-                      Case{"nf4.flat64.f32", {17, 31}, 128, kF32, kF32},
-                      Case{"nf4.flat64.nested", {80}, 72, kBF16, kBF16},
-                      Case{"fp4.flat64.nested", {15}, 192, kF16, kF32},
-                      Case{"fp4.flat64.f32", {3, 2, 1, 4}, 33, kBF16, kF32},
-                      Case{"nf4.flat32.nested", {18}, 64, kF16, kF16},
-                      Case{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
-                      Case{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
-                      Case{"int8.row.absmax", {17, 48}, 65, kBF16, kBF16},
-                      Case{"int8.row.absmax", {5}, 130, kF16, kF32},
-                      Case{"int4.group32.f16", {17, 5}, 72, kBF16, kBF16},
-                      Case{"int4.row.f32", {18}, 100, kF32, kF32},
-                      Case{"uint4.group64.f16.zero_u8", {9, 3}, 130, kF32, kF32},
-                      Case{"uint4.flat48.bf16.zero_bf16", {9}, 33, kBF16, kF32},
-                      Case{"uint4.strided16.f32.zero_f32", {16}, 40, kF16, kF16},
-                      Case{"uint8.group32.f16.zero_u8", {20}, 72, kBF16, kBF16},
-                      Case{"int8.group64.bf16", {5, 17}, 96, kF16, kF16},
-                      Case{"uint2.flat24.f16.zero_f16", {21}, 33, kF32, kF32},
-                      Case{"e4m3.tile16x32.f32", {19, 4}, 72, kBF16, kBF16},
-                      Case{"e4m3.row.f32", {17}, 40, kF16, kF32},
-                      Case{"e2m1.group16.e4m3", {18}, 40, kBF16, kF32}),
+    ::testing::Values(GenericCase{"f32", {3}, 33, kF32, kF32},
+                      GenericCase{"f16", {17, 5}, 72, kBF16, kBF16},
+                      GenericCase{"bf16", {70}, 31, kF32, kF32},
+                      GenericCase{"bf16", {33, 1, 9}, 40, kF16, kF16},
+                      GenericCase{"nf4.flat64.f32", {17, 31}, 128, kF32, kF32},
+                      GenericCase{"nf4.flat64.nested", {80}, 72, kBF16, kBF16},
+                      GenericCase{"fp4.flat64.nested", {15}, 192, kF16, kF32},
+                      GenericCase{"fp4.flat64.f32", {3, 2, 1, 4}, 33, kBF16, kF32},
+                      GenericCase{"nf4.flat32.nested", {18}, 64, kF16, kF16},
+                      GenericCase{"nf4.flat128.f32", {20}, 128, kBF16, kBF16},
+                      GenericCase{"fp4.flat4096.f32", {37}, 200, kF32, kF32},
+                      GenericCase{"int8.row.absmax", {17, 48}, 65, kBF16, kBF16},
+                      GenericCase{"int8.row.absmax", {5}, 130, kF16, kF32},
+                      GenericCase{"int4.group32.f16", {17, 5}, 72, kBF16, kBF16},
+                      GenericCase{"int4.row.f32", {18}, 100, kF32, kF32},
+                      GenericCase{"uint4.group64.f16.zero_u8", {9, 3}, 130, kF32, kF32},
+                      GenericCase{"uint4.flat48.bf16.zero_bf16", {9}, 33, kBF16, kF32},
+                      GenericCase{"uint4.strided16.f32.zero_f32", {16}, 40, kF16, kF16},
+                      GenericCase{"uint8.group32.f16.zero_u8", {20}, 72, kBF16, kBF16},
+                      GenericCase{"int8.group64.bf16", {5, 17}, 96, kF16, kF16},
+                      GenericCase{"uint2.flat24.f16.zero_f16", {21}, 33, kF32, kF32},
+                      GenericCase{"e4m3.tile16x32.f32", {19, 4}, 72, kBF16, kBF16},
+                      GenericCase{"e4m3.row.f32", {17}, 40, kF16, kF32},
+                      GenericCase{"e2m1.group16.e4m3", {18}, 40, kBF16, kF32}),
     [](const auto& test) { return "case" + std::to_string(test.index); });
 
 TEST(LinearGeneric, RoundsWeightsToTheActivationsTypeWhenAsked) {

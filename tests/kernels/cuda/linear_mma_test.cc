@@ -10,8 +10,6 @@ namespace {
 
 using namespace on_device;
 
-constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
-
 constexpr int64_t kAllSharedMemory = 227 << 10, kLittleSharedMemory = 99 << 10;
 
 std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, int64_t first,
@@ -35,7 +33,7 @@ std::vector<float> RunLinear(const CudaPackedWeight& w, const LinearProblem& p, 
   return y.Read();
 }
 
-struct Case {
+struct MmaCase {
   std::string format;
   std::vector<int64_t> rows;
   int64_t k;
@@ -44,14 +42,14 @@ struct Case {
 };
 
 /// The values of the codes are not exact in 16 bits.
-bool RoundsTable(const Case& c) {
+bool RoundsTable(const MmaCase& c) {
   return c.format.starts_with("nf4") || c.format.starts_with("fp4");
 }
 
-class LinearMmaTest : public ::testing::TestWithParam<Case> {};
+class LinearMmaTest : public ::testing::TestWithParam<MmaCase> {};
 
 TEST_P(LinearMmaTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
-  const Case& c = GetParam();
+  const MmaCase& c = GetParam();
   constexpr int64_t kTokens = 65;
   const LinearProblem p(*QuantFormat::Parse(c.format), c.rows, c.k, c.x, kTokens);
   const auto w = PackOnDevice(p.matrices);
@@ -71,27 +69,27 @@ TEST_P(LinearMmaTest, IsCloseToTheSumsAndIndependentOfTheBatch) {
 // rows on one: no splits, and more k tiles than a slice of x has.
 INSTANTIATE_TEST_SUITE_P(
     Formats, LinearMmaTest,
-    ::testing::Values(Case{"nf4.flat64.f32", {80}, 320, kBF16, kBF16, 4},
-                      Case{"nf4.flat64.f32", {17, 31}, 64, kF16, kF16, 1},
-                      Case{"nf4.flat64.nested", {80}, 576, kBF16, kBF16, 1},
-                      Case{"nf4.flat64.nested", {33, 1, 9}, 1088, kF16, kF32, 2},
-                      Case{"fp4.flat64.f32", {3}, 128, kBF16, kF32, 132},
-                      Case{"fp4.flat64.nested", {140}, 320, kBF16, kF32, 4},
-                      Case{"nf4.flat128.f32", {20}, 640, kF16, kF16, 132},
-                      Case{"nf4.flat192.nested", {20, 7, 5, 16}, 1344, kBF16, kBF16, 1},
-                      Case{"nf4.flat64.nested", {140}, 1344, kBF16, kBF16, 1},
-                      Case{"int4.group64.f16", {80}, 320, kBF16, kBF16, 4},
-                      Case{"int4.group128.bf16", {33, 1, 9}, 1096, kF16, kF32, 1},
-                      Case{"int4.row.f32", {17}, 200, kBF16, kBF16, 2},
-                      Case{"e2m1.group64.f16", {140}, 320, kBF16, kBF16, 4},
-                      Case{"uint4.group64.f16.zero_u8", {80}, 576, kBF16, kBF16, 1},
-                      Case{"uint4.group128.bf16.zero_u8", {17, 31}, 200, kF16, kF16, 4},
-                      Case{"uint4.flat64.f16.zero_f16", {140}, 320, kF16, kF32, 2},
-                      Case{"int4.group64.bf16.offset_bf16", {33, 1, 9}, 1344, kBF16, kBF16, 1},
-                      Case{"bf16", {80}, 320, kBF16, kBF16, 4},
-                      Case{"bf16", {5, 17}, 72, kBF16, kF32, 1},
-                      Case{"bf16", {140}, 584, kBF16, kBF16, 1},
-                      Case{"f16", {33, 1, 9}, 328, kF16, kF16, 132}),
+    ::testing::Values(MmaCase{"nf4.flat64.f32", {80}, 320, kBF16, kBF16, 4},
+                      MmaCase{"nf4.flat64.f32", {17, 31}, 64, kF16, kF16, 1},
+                      MmaCase{"nf4.flat64.nested", {80}, 576, kBF16, kBF16, 1},
+                      MmaCase{"nf4.flat64.nested", {33, 1, 9}, 1088, kF16, kF32, 2},
+                      MmaCase{"fp4.flat64.f32", {3}, 128, kBF16, kF32, 132},
+                      MmaCase{"fp4.flat64.nested", {140}, 320, kBF16, kF32, 4},
+                      MmaCase{"nf4.flat128.f32", {20}, 640, kF16, kF16, 132},
+                      MmaCase{"nf4.flat192.nested", {20, 7, 5, 16}, 1344, kBF16, kBF16, 1},
+                      MmaCase{"nf4.flat64.nested", {140}, 1344, kBF16, kBF16, 1},
+                      MmaCase{"int4.group64.f16", {80}, 320, kBF16, kBF16, 4},
+                      MmaCase{"int4.group128.bf16", {33, 1, 9}, 1096, kF16, kF32, 1},
+                      MmaCase{"int4.row.f32", {17}, 200, kBF16, kBF16, 2},
+                      MmaCase{"e2m1.group64.f16", {140}, 320, kBF16, kBF16, 4},
+                      MmaCase{"uint4.group64.f16.zero_u8", {80}, 576, kBF16, kBF16, 1},
+                      MmaCase{"uint4.group128.bf16.zero_u8", {17, 31}, 200, kF16, kF16, 4},
+                      MmaCase{"uint4.flat64.f16.zero_f16", {140}, 320, kF16, kF32, 2},
+                      MmaCase{"int4.group64.bf16.offset_bf16", {33, 1, 9}, 1344, kBF16, kBF16, 1},
+                      MmaCase{"bf16", {80}, 320, kBF16, kBF16, 4},
+                      MmaCase{"bf16", {5, 17}, 72, kBF16, kF32, 1},
+                      MmaCase{"bf16", {140}, 584, kBF16, kBF16, 1},
+                      MmaCase{"f16", {33, 1, 9}, 328, kF16, kF16, 132}),
     [](const auto& test) { return "case" + std::to_string(test.index); });
 
 TEST(LinearMma, SplitsAreAddedAlikeByTheLastBlockAndWithinABlock) {

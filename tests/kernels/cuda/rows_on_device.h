@@ -22,7 +22,8 @@
 
 namespace quantd::cuda_emulated::on_device {
 
-inline constexpr FloatType kTypes[] = {FloatType::kF32, FloatType::kF16, FloatType::kBF16};
+inline constexpr FloatType kF32 = FloatType::kF32, kF16 = FloatType::kF16, kBF16 = FloatType::kBF16;
+inline constexpr FloatType kTypes[] = {kF32, kF16, kBF16};
 
 inline DType DTypeOf(FloatType type) {
   return type == FloatType::kF32   ? DType::kF32

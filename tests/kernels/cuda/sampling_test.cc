@@ -25,7 +25,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 /// One row and how to draw from it. `params.banned_ids` is not used.
-struct Case {
+struct SamplingCase {
   std::vector<float> logits;
   SampleParams params;
   std::vector<int32_t> banned;
@@ -38,12 +38,12 @@ struct Drawn {
 };
 
 /// One launch for all cases, which share the size of the vocabulary.
-std::vector<Drawn> SampleOnDevice(const std::vector<Case>& cases, Layout layout) {
+std::vector<Drawn> SampleOnDevice(const std::vector<SamplingCase>& cases, Layout layout) {
   const size_t vocab = cases[0].logits.size(), rows = cases.size();
   std::vector<float> values;
   std::vector<DeviceSampleParams> params;
   std::vector<int32_t> banned;
-  for (const Case& c : cases) {
+  for (const SamplingCase& c : cases) {
     values.insert(values.end(), c.logits.begin(), c.logits.end());
     params.push_back(
         {.temperature = c.params.temperature,
@@ -78,7 +78,7 @@ std::vector<Drawn> SampleOnDevice(const std::vector<Case>& cases, Layout layout)
   return drawn;
 }
 
-SampleResult Expected(const Case& c, std::vector<TokenLogprob>& top) {
+SampleResult Expected(const SamplingCase& c, std::vector<TokenLogprob>& top) {
   SampleParams params = c.params;
   params.banned_ids = c.banned;
   top.resize(static_cast<size_t>(params.num_logprobs));
@@ -96,7 +96,7 @@ float SaneLogit(float logit) { return std::isnan(logit) ? -kInfinity : std::min(
 /// exp errs by 2 ulps at most on either side, so a sum of weights by 2^-22 of itself on each; a
 /// boundary compares two such sums: 4 * 2^-22 of the larger. Fixed point drops up to 2^-45 a weight
 /// (of 1 at most): vocab * 2^-45, twice. The bound of min_p is a logarithm: an ulp on each side.
-bool Accepts(const Case& c, int32_t token) {
+bool Accepts(const SamplingCase& c, int32_t token) {
   const SampleParams& p = c.params;
   const size_t vocab = c.logits.size();
   if (p.temperature <= 0.0f) return false;      // greedy compares logits: exact
@@ -156,10 +156,10 @@ struct Tally {
   int excused = 0;
 };
 
-void Compare(const std::vector<Case>& cases, Layout layout, Tally& tally) {
+void Compare(const std::vector<SamplingCase>& cases, Layout layout, Tally& tally) {
   const std::vector<Drawn> drawn = SampleOnDevice(cases, layout);
   for (size_t r = 0; r < cases.size(); ++r) {
-    const Case& c = cases[r];
+    const SamplingCase& c = cases[r];
     const DeviceSampleResult& actual = drawn[r].result;
     std::vector<TokenLogprob> top;
     const SampleResult expected = Expected(c, top);
@@ -305,8 +305,8 @@ TEST_P(CudaSample, DrawsWhatTheDefinitionDraws) {
   Tally tally;
   for (int launch = 0; launch < 100; ++launch) {
     const size_t vocab = launch < 5 ? static_cast<size_t>(launch) + 1 : random.Vocab(2000);
-    std::vector<Case> cases(5);
-    for (Case& c : cases) {
+    std::vector<SamplingCase> cases(5);
+    for (SamplingCase& c : cases) {
       c.logits = random.Logits(vocab);
       if (kind.damage) random.Damage(c.logits);
       c.params = random.Params(vocab, kind.top_k, kind.top_p, kind.min_p);
@@ -350,7 +350,7 @@ TEST(CudaSampleExcuses, AcceptTheDefinitionsTokenAndHardlyAnyOther) {
   Cases random(5);
   int accepted = 0, others = 0;
   for (int i = 0; i < 200; ++i) {
-    Case c;
+    SamplingCase c;
     c.logits = random.Logits(random.Vocab(40));
     c.params = random.Params(c.logits.size(), true, true, true);
     if (random.Int(0, 1) == 0) c.banned = random.Banned(c.logits);
@@ -375,8 +375,8 @@ TEST(CudaSampleExcuses, AcceptTheDefinitionsTokenAndHardlyAnyOther) {
 
 TEST(CudaSampleRow, IsTheSameBitsWhateverTheScheduleAndTheRowsBeside) {
   Cases random(7);
-  std::vector<Case> cases(6);
-  for (Case& c : cases) {
+  std::vector<SamplingCase> cases(6);
+  for (SamplingCase& c : cases) {
     c.logits = random.Logits(700);
     c.params = random.Params(700, true, true, true);
     c.params.num_logprobs = 10;
@@ -403,7 +403,7 @@ TEST(CudaSampleRow, TakesLargeVocabularies) {
   // All threads of a block; a tile of ids per kMaxTiles would not reach 600000: larger tiles.
   for (size_t vocab : {size_t{40000}, size_t{128256}, size_t{600000}}) {
     Cases random(11);
-    std::vector<Case> cases(vocab == 40000 ? 8 : 2);
+    std::vector<SamplingCase> cases(vocab == 40000 ? 8 : 2);
     Tally tally;
     for (size_t r = 0; r < cases.size(); ++r) {
       cases[r].logits = on_device::Normal(vocab, static_cast<uint32_t>(r), 3.0f);
@@ -421,10 +421,10 @@ TEST(CudaSampleRow, TakesLargeVocabularies) {
 TEST(CudaSampleRow, DrawsEveryKeptTokenInProportionToItsWeight) {
   // 4096 draws of weights 1 : 2 : 5 in one launch: each count within four standard deviations.
   const std::vector<double> weights = {1.0, 2.0, 5.0};
-  Case c;
+  SamplingCase c;
   for (double w : weights) c.logits.push_back(static_cast<float>(std::log(w)));
   c.logits.push_back(-kInfinity);
-  std::vector<Case> cases(4096, c);
+  std::vector<SamplingCase> cases(4096, c);
   for (size_t i = 0; i < cases.size(); ++i) cases[i].params.position = static_cast<uint32_t>(i);
   std::vector<double> counts(4);
   for (const Drawn& d : SampleOnDevice(cases, {})) ++counts[static_cast<size_t>(d.sampled)];

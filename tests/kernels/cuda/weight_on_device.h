@@ -10,12 +10,19 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed_weight.h"
 #include "kernels/quant/quantize.h"
 #include "tests/kernels/cuda/rows_on_device.h"
 #include "tests/kernels/quant/matrix_of.h"
 
 namespace quantd::cuda_emulated::on_device {
+
+inline std::unique_ptr<Backend> MakeBackend(const CudaBackendOptions& options = {}) {
+  auto backend = CreateBackend(options);
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return std::move(*backend);
+}
 
 inline Buffer DeviceBuffer(size_t bytes) {
   return Buffer(

@@ -14,12 +14,11 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::GroupedLinear;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::NumDifferent;
 using testing_support::Random;
 using testing_support::RandomLinear;
 using testing_support::TryConfig;
-
-constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(int bits, int64_t group, const std::string& packing,
                        const std::string& more = "") {

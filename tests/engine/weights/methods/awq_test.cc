@@ -14,11 +14,10 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::GroupedLinear;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::Random;
 using testing_support::RandomLinear;
 using testing_support::TryConfig;
-
-constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(int64_t group) {
   return fmt::format(R"({{"quant_method": "awq", "bits": 4, "group_size": {}, "version": "gemm"}})",
@@ -58,9 +57,8 @@ TEST(Awq, SaysTheFormat) {
   ASSERT_TRUE(matrix.ok()) << matrix.status();
   EXPECT_EQ(matrix->format.ToString(), "uint4.group64.f16.zero_u8");
   EXPECT_EQ(source.label, "awq");
-  EXPECT_THAT(source.tensors, ::testing::UnorderedElementsAre(std::string(kModule) + ".qweight",
-                                                              std::string(kModule) + ".qzeros",
-                                                              std::string(kModule) + ".scales"));
+  EXPECT_THAT(source.tensors, ::testing::UnorderedElementsAre(
+                                  kModule + ".qweight", kModule + ".qzeros", kModule + ".scales"));
 }
 
 // GPTQ's and AWQ's tensors have the same names; their shapes tell them apart.
@@ -71,7 +69,7 @@ TEST(Awq, IsNotTakenForGptqNorGptqForIt) {
   AddAwq(as_awq, kModule, l);
   AddGptq(as_gptq, kModule, l, true, true);
   AddAwq(broken, kModule, l);
-  broken.tensors[std::string(kModule) + ".qweight"].shape = {4, 64};
+  broken.tensors[kModule + ".qweight"].shape = {4, 64};
   const WeightShape shape{kModule, 32, 64};
   const auto awq = as_awq.Open(), gptq = as_gptq.Open(), neither = broken.Open();
   EXPECT_TRUE(AwqMethod().Detect(*awq, shape));

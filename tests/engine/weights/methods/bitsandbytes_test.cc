@@ -15,9 +15,8 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::ExpectComesBack;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::Random;
-
-const std::string kModule = "model.layers.0.mlp.up_proj";
 
 // As quant_map holds them.
 constexpr float kNf4[16] = {

@@ -18,6 +18,9 @@
 
 namespace quantd::testing_support {
 
+/// The module that single-module tests store and import.
+inline const std::string kModule = "model.layers.0.mlp.up_proj";
+
 /// The tensors of a file in the making.
 class CheckpointBuilder {
  public:

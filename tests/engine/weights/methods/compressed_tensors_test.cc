@@ -23,9 +23,8 @@ using testing_support::Import;
 using testing_support::kCtFp8;
 using testing_support::kCtStatic;
 using testing_support::kCtW8;
+using testing_support::kModule;
 using testing_support::Random;
-
-constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 
 // ---- a linear, and its tensors
 
@@ -243,8 +242,7 @@ TEST(CompressedTensors, Nvfp4MayHaveAnInputScale) {
   while (!l.nvfp4()) l = RandomLinear(random);
   CheckpointBuilder file;
   AddLinear(file, l);
-  file.Add(std::string(kModule) + ".input_global_scale", StoredDType::kF32, {1},
-           std::vector<float>{448.0f});
+  file.Add(kModule + ".input_global_scale", StoredDType::kF32, {1}, std::vector<float>{448.0f});
   testing_support::ExpectComesBack(file, {kModule, l.n, l.k}, l.Text(), l.Weights());
 }
 
@@ -281,16 +279,15 @@ TEST(CompressedTensors, FormatsAreAsNarrowAsTheCodes) {
 ActivationQuant ActivationOf(const std::string& activations, const std::string& weights = kCtW8,
                              const std::string& format = "int-quantized") {
   CheckpointBuilder file;
-  file.Add(std::string(kModule) + ".weight",
-           format == "int-quantized" ? StoredDType::kI8 : StoredDType::kF8E4M3, {2, 4},
-           std::vector<int8_t>(8, 1));
+  file.Add(kModule + ".weight", format == "int-quantized" ? StoredDType::kI8 : StoredDType::kF8E4M3,
+           {2, 4}, std::vector<int8_t>(8, 1));
   const bool tensor = weights == kCtFp8;
-  file.AddFloats(std::string(kModule) + ".weight_scale", DType::kBF16,
+  file.AddFloats(kModule + ".weight_scale", DType::kBF16,
                  tensor ? std::vector<int64_t>{1} : std::vector<int64_t>{2, 1},
                  std::vector<float>(tensor ? 1 : 2, 0.5f));
   if (activations.find("false") != std::string::npos) {
-    file.AddFloats(std::string(kModule) + ".input_scale", DType::kBF16, {1}, {0.25f});
-    file.Add(std::string(kModule) + ".input_zero_point", StoredDType::kI8, {1},
+    file.AddFloats(kModule + ".input_scale", DType::kBF16, {1}, {0.25f});
+    file.Add(kModule + ".input_zero_point", StoredDType::kI8, {1},
              std::vector<int8_t>{static_cast<int8_t>(
                  activations.find("\"symmetric\": false") != std::string::npos ? -5 : 0)});
   }
@@ -391,7 +388,7 @@ void ExpectFaults(const Linear& base, const std::vector<Corruption>& corruptions
   }
 }
 
-std::string Part(const std::string& part) { return std::string(kModule) + "." + part; }
+std::string Part(const std::string& part) { return kModule + "." + part; }
 
 TEST(CompressedTensors, DamagedPackedTensorsAreNamed) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();

@@ -17,11 +17,10 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::ProfileOptions;
 using testing_support::Random;
 using testing_support::TryConfig;
-
-const std::string kModule = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(const std::string& more) { return R"({"quant_method": "fp8")" + more + "}"; }
 

@@ -19,12 +19,11 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::GroupedLinear;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::NumDifferent;
 using testing_support::Random;
 using testing_support::RandomLinear;
 using testing_support::TryConfig;
-
-constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(int bits, int64_t group, bool v2, const std::string& more = "") {
   return fmt::format(
@@ -102,7 +101,7 @@ TEST(Gptq, AZeroPointOfZeroBorrowsFromItsNeighbour) {
   l.zeros = {0, 5, 0, 0, 15, 7, 3, 0};
   CheckpointBuilder file;
   AddGptq(file, kModule, l, true, false);
-  const auto& words = file.tensors[std::string(kModule) + ".qzeros"].bytes;
+  const auto& words = file.tensors[kModule + ".qzeros"].bytes;
   uint32_t word = 0;
   std::memcpy(&word, words.data(), 4);
   EXPECT_EQ(word, 0x037f0050u - 0x11111111u);
@@ -138,7 +137,7 @@ TEST(Gptq, AcceptsTheBiasOfZerosThatAutoGptqWroteEverywhere) {
   Random random(5);
   CheckpointBuilder file;
   AddGptq(file, kModule, RandomLinear(random, 16, 64, 64, 4, true, DType::kF16), true, true);
-  const std::string bias = std::string(kModule) + ".bias";
+  const std::string bias = kModule + ".bias";
   const auto named = [&] {
     WeightSource source;
     const auto checkpoint = file.Open();
@@ -188,7 +187,7 @@ TEST(Gptq, ReadsTheConfigFileOfOldWriters) {
   EXPECT_EQ(Describe(**config), "gptq 4-bit, a group a row");
 }
 
-struct Fault {
+struct GptqFault {
   const char* what;
   std::function<void(CheckpointBuilder&)> damage;
   absl::StatusCode code;
@@ -201,7 +200,7 @@ TEST(Gptq, NamesEveryFaultOfTheTensors) {
   const auto set = [&](CheckpointBuilder& f, const char* name, size_t at, auto value) {
     std::memcpy(f.tensors[m + name].bytes.data() + at * sizeof(value), &value, sizeof(value));
   };
-  const std::vector<Fault> table = {
+  const std::vector<GptqFault> table = {
       {"shape of qweight",
        [&](auto& f) {
          f.tensors[m + ".qweight"].shape = {16, 16};
@@ -245,7 +244,7 @@ TEST(Gptq, NamesEveryFaultOfTheTensors) {
        "g_idx: group 0 has 31 inputs; groups of other than 32 are not supported; "
        "instead: a checkpoint whose columns are in order"},
   };
-  for (const Fault& fault : table) {
+  for (const GptqFault& fault : table) {
     Random random(11);
     CheckpointBuilder file;
     AddGptq(file, kModule, RandomLinear(random, 32, 64, 32, 4, false, DType::kF16), true, true);
@@ -261,7 +260,7 @@ TEST(Gptq, LeavesWhatItDoesNotKnowUnnamed) {
   Random random(11);
   CheckpointBuilder file;
   AddGptq(file, kModule, RandomLinear(random, 32, 64, 32, 4, false, DType::kF16), true, true);
-  file.AddFloats(std::string(kModule) + ".lora_A", DType::kF16, {1}, {1.0f});
+  file.AddFloats(kModule + ".lora_A", DType::kF16, {1}, {1.0f});
   WeightSource source;
   const auto checkpoint = file.Open();
   ASSERT_TRUE(

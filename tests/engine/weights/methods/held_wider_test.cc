@@ -14,8 +14,8 @@ namespace {
 
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
+using testing_support::kModule;
 
-const std::string kModule = "model.layers.0.mlp.up_proj";
 constexpr int64_t kSide = 256;
 
 /// A tensor of zero bytes; methods look at shapes and zero points only.

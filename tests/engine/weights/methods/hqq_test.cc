@@ -16,12 +16,12 @@ using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Floats;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::NumDifferent;
 using testing_support::Random;
 using testing_support::Rounded;
 using testing_support::TryConfig;
 
-constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 constexpr char kConfig[] =
     R"({"quant_method": "hqq", "skip_modules": ["lm_head"], "quant_config": {
         "weight_quant_params": {"nbits": 4, "channel_wise": true, "group_size": 64, "optimize": true,
@@ -32,7 +32,7 @@ std::string ConfigText(int bits, const std::string& group, int axis) {
       "nbits": {}, "group_size": {}, "axis": {}}}, "scale_quant_params": null}}}})",
                      bits, group, axis);
 }
-const std::filesystem::path kModels = std::filesystem::path(QUANTD_TEST_DATA) / "models";
+const std::filesystem::path kHqqFixtures = std::filesystem::path(QUANTD_TEST_DATA) / "models";
 
 // ---- checkpoints
 
@@ -86,7 +86,7 @@ void AddText(CheckpointBuilder& file, const std::string& name, const std::string
 }
 
 void AddHqq(CheckpointBuilder& file, const HqqLinear& l, bool as_float = false) {
-  const std::string m = std::string(kModule) + ".";
+  const std::string m = kModule + ".";
   const PackingOf packing = PackingFor(l.bits);
   const int64_t groups = l.n * l.k / l.group;
   const int64_t rows = l.axis == 1 ? groups : l.group, cols = l.axis == 1 ? l.group : groups;
@@ -185,7 +185,7 @@ TEST(Hqq, NamesEveryFaultOfTheTensors) {
     absl::StatusCode code;
     std::string message;
   };
-  const std::string m = std::string(kModule) + ".";
+  const std::string m = kModule + ".";
   const auto number = [&](CheckpointBuilder& f, const char* name, int32_t value) {
     f.Add(m + name, StoredDType::kI32, {}, std::vector<int32_t>{value});
   };
@@ -308,7 +308,7 @@ TEST(Hqq, CodesOfFewerBitsThanTheirByteAreChecked) {
     AddHqq(file, RandomHqq(random, 16, 64, 64, 1, bits, DType::kF16));
     const MethodOptions config = Config(ConfigText(bits, "64", 1));
     EXPECT_TRUE(Import(*file.Open(), {kModule, 16, 64}, config).ok());
-    file.tensors.at(std::string(kModule) + ".W_q").bytes[7] = static_cast<char>(1 << bits);
+    file.tensors.at(kModule + ".W_q").bytes[7] = static_cast<char>(1 << bits);
     const absl::Status status = Import(*file.Open(), {kModule, 16, 64}, config).status();
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
     EXPECT_THAT(Message(status), HasSubstr(fmt::format("W_q: element 7 is {}, which {} bits do not",
@@ -365,11 +365,11 @@ TEST(HqqOnLoad, ChoosesTheLibrarysCodesScalesAndZeros) {
                        {"hqq8_axis1", ", nbits: 8"},
                        {"hqq3_axis1", ", nbits: 3"},
                        {"hqq2_axis0", ", nbits: 2, axis: 0, group_size: 16"}};
-  auto base = Checkpoint::Open(kModels / "llama_bf16");
+  auto base = Checkpoint::Open(kHqqFixtures / "llama_bf16");
   ASSERT_TRUE(base.ok()) << base.status();
   for (const Row& row : table) {
-    auto stored = Checkpoint::Open(kModels / row.fixture);
-    const auto config = ReadQuantizationConfig(kModels / row.fixture);
+    auto stored = Checkpoint::Open(kHqqFixtures / row.fixture);
+    const auto config = ReadQuantizationConfig(kHqqFixtures / row.fixture);
     ASSERT_TRUE(stored.ok() && config.ok()) << stored.status() << config.status();
     const MethodOptions options = Profile(row.keys);
     int modules = 0;

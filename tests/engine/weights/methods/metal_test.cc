@@ -18,12 +18,11 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::ProfileOptions;
 using testing_support::Random;
 using testing_support::Rounded;
 using testing_support::TryConfig;
-
-const std::string kModule = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(int bits, int64_t group) {
   return fmt::format(R"({{"quant_method": "metal", "bits": {}, "group_size": {},

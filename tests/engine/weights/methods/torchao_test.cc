@@ -17,12 +17,11 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::Import;
+using testing_support::kModule;
 using testing_support::ProfileOptions;
 using testing_support::Random;
 using testing_support::Rounded;
 using testing_support::TryConfig;
-
-const std::string kModule = "model.layers.0.mlp.up_proj";
 
 std::string ConfigText(const std::string& type, const std::string& data = "") {
   return fmt::format(R"({{"quant_method": "torchao", "quant_type": {{"default": {{"_type": "{}",
