@@ -160,6 +160,15 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
     return InvalidArgument("stop has {} strings, but there is no tokenizer to make text with",
                            sampling.stop.size());
   }
+  if (!sampling.bad_words.empty() && tokenizer_ == nullptr) {
+    return InvalidArgument("bad_words has {} strings, but there is no tokenizer to read them",
+                           sampling.bad_words.size());
+  }
+  if (sampling.n > options_.max_queued_requests) {
+    return InvalidArgument("n is {}, allowed: at most the {} requests that may wait", sampling.n,
+                           options_.max_queued_requests);
+  }
+  RETURN_IF_ERROR(CheckAllowed(sampling));
   const auto prompt = static_cast<int64_t>(request.prompt_ids.size());
   const int64_t total = prompt + sampling.max_tokens;
   if (total > options_.max_model_len) {
@@ -177,26 +186,65 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
   return absl::OkStatus();
 }
 
-std::unique_ptr<LiveRequest> EngineImpl::Prepare(Request request,
+std::vector<int32_t> EngineImpl::BannedBeforeMin(const SamplingParams& sampling) const {
+  if (sampling.min_tokens == 0) return {};
+  std::vector<int32_t> banned = sampling.stop_token_ids;
+  if (!sampling.ignore_eos) banned.insert(banned.end(), eos_ids_.begin(), eos_ids_.end());
+  return banned;
+}
+
+absl::Status EngineImpl::CheckAllowed(const SamplingParams& sampling) const {
+  if (sampling.allowed_token_ids.empty()) return absl::OkStatus();
+  const std::vector<int32_t> banned = BannedBeforeMin(sampling);
+  const auto is_banned = [&](int32_t id) {
+    return std::find(banned.begin(), banned.end(), id) != banned.end();
+  };
+  const auto& allowed = sampling.allowed_token_ids;
+  if (!std::all_of(allowed.begin(), allowed.end(), is_banned)) return absl::OkStatus();
+  return InvalidArgument(
+      "allowed_token_ids has only tokens that end the text, which min_tokens {} forbids",
+      sampling.min_tokens);
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> EngineImpl::BadWords(
+    const SamplingParams& sampling) const {
+  std::vector<std::vector<int32_t>> words;
+  for (size_t i = 0; i < sampling.bad_words.size(); ++i) {
+    const std::string& word = sampling.bad_words[i];
+    // In the middle of a text a word begins with the space before it.
+    for (const std::string& text : {word, " " + word}) {
+      if (text.size() > word.size() && word.front() == ' ') continue;
+      absl::StatusOr<std::vector<int32_t>> ids = tokenizer_->Encode(text, false);
+      if (!ids.ok()) return Annotate(ids.status(), fmt::format("bad_words[{}]", i));
+      if (!ids->empty()) words.push_back(*std::move(ids));
+    }
+  }
+  std::sort(words.begin(), words.end());
+  words.erase(std::unique(words.begin(), words.end()), words.end());
+  return words;
+}
+
+std::unique_ptr<LiveRequest> EngineImpl::Prepare(const Request& request, int32_t index,
+                                                 const std::vector<std::vector<int32_t>>& bad_words,
                                                  std::shared_ptr<RequestSink> sink) const {
   auto live = std::make_unique<LiveRequest>();
-  live->id = std::move(request.id);
-  live->sampling = std::move(request.sampling);
+  live->index = index;
+  live->id = request.id;
+  live->sampling = request.sampling;
   live->priority = request.priority;
   live->deadline = request.deadline;
   live->use_prefix_cache = options_.enable_prefix_caching && !request.bypass_prefix_cache;
   live->prompt_size = static_cast<int32_t>(request.prompt_ids.size());
   live->max_size = live->prompt_size + live->sampling.max_tokens;
-  live->tokens = std::move(request.prompt_ids);
+  live->tokens = request.prompt_ids;
   live->tokens.reserve(static_cast<size_t>(live->max_size));
   live->blocks.blocks.reserve(static_cast<size_t>(pool_.BlocksFor(live->max_size)));
   live->stop_ids = live->sampling.stop_token_ids;
-  if (live->sampling.min_tokens > 0) {
-    live->banned_ids = live->stop_ids;
-    if (!live->sampling.ignore_eos) {
-      live->banned_ids.insert(live->banned_ids.end(), eos_ids_.begin(), eos_ids_.end());
-    }
-  }
+  live->control = LogitControl(live->sampling, live->tokens, bad_words,
+                               BannedBeforeMin(live->sampling), loaded_.spec.vocab_size);
+  live->needs_tokens = live->control.needs_tokens();
+  // Outputs wait for the first to have computed the prompt, and take it from the prefix cache.
+  live->held = index > 0 && live->use_prefix_cache;
   if (tokenizer_ != nullptr) {
     live->seeks_stop_strings = live->sampling.min_tokens == 0;
     // After a prompt with text the first token keeps its space: prompt and text make one.
@@ -204,7 +252,7 @@ std::unique_ptr<LiveRequest> EngineImpl::Prepare(Request request,
                                        [&](int32_t id) { return !tokenizer_->IsSpecial(id); });
     live->decoder.emplace(
         *tokenizer_, live->seeks_stop_strings ? live->sampling.stop : std::vector<std::string>{},
-        live->sampling.skip_special_tokens, continues);
+        live->sampling.skip_special_tokens, continues, live->sampling.include_stop_str_in_output);
   }
   live->sink = std::move(sink);
   return live;
@@ -214,27 +262,33 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
                                                  std::shared_ptr<RequestSink> sink) {
   QUANTD_CHECK(sink != nullptr);
   RETURN_IF_ERROR(CheckRequest(request));
-  std::unique_ptr<LiveRequest> live = Prepare(std::move(request), std::move(sink));
-  live->submitted = Clock::now();
-  if (live->deadline.has_value() && *live->deadline <= live->submitted) {
+  const Clock::time_point now = Clock::now();
+  if (request.deadline.has_value() && *request.deadline <= now) {
     return DeadlineExceeded("the deadline had passed when the request arrived");
   }
+  ASSIGN_OR_RETURN(const auto bad_words, BadWords(request.sampling));
+  const int32_t n = request.sampling.n;
+  std::vector<std::unique_ptr<LiveRequest>> outputs;
+  for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, bad_words, sink));
   RequestHandle handle = 0;
   {
     std::lock_guard lock(mutex_);
     if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
     if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
-    if (queued_ >= options_.max_queued_requests) {
-      return ResourceExhausted("{} requests are waiting, allowed: {}", queued_,
+    if (queued_ + n > options_.max_queued_requests) {
+      return ResourceExhausted("{} requests are waiting, allowed: {}", queued_ + n - 1,
                                options_.max_queued_requests);
     }
-    handle = ++last_handle_;
-    live->handle = handle;
-    live->arrival = handle;
-    live->seed = live->sampling.seed.has_value() ? *live->sampling.seed : seeds_();
-    ++queued_;
-    ++unfinished_;
-    inbox_.submissions.push_back(std::move(live));
+    handle = last_handle_ + 1;
+    const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : seeds_();
+    for (std::unique_ptr<LiveRequest>& live : outputs) {
+      live->submitted = now;
+      live->arrival = live->handle = ++last_handle_;
+      live->seed = seed;
+      inbox_.submissions.push_back(std::move(live));
+    }
+    queued_ += n;
+    unfinished_ += n;
   }
   wake_.notify_one();
   return handle;

@@ -18,6 +18,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "engine/block_pool.h"
 #include "engine/engine.h"
+#include "engine/logit_control.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "engine/step_buffers.h"
@@ -25,14 +26,16 @@
 
 namespace quantd {
 
-/// A request the engine has taken: the scheduler's Sequence and what turns its tokens into updates.
+/// An output of a request the engine has taken: the scheduler's Sequence and what turns its tokens
+/// into updates.
 struct LiveRequest final : Sequence {
-  RequestHandle handle = 0;
+  RequestHandle handle = 0;  // the request's plus `index`
+  int32_t index = 0;         // which of the request's outputs
   std::string id;
   SamplingParams sampling;
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;         // end the request: stop_token_ids
-  std::vector<int32_t> banned_ids;       // not drawn before min_tokens
+  std::vector<int32_t> stop_ids;  // end the request: stop_token_ids
+  LogitControl control;
   std::shared_ptr<RequestSink> sink;     // dropped with the last update
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   bool seeks_stop_strings = false;       // `decoder` looks for them
@@ -83,7 +86,15 @@ class EngineImpl final : public Engine {
   // ---- callers' threads (engine.cc)
   // ----------------------------------------------------------------
   absl::Status CheckRequest(const Request& request) const;
-  std::unique_ptr<LiveRequest> Prepare(Request request, std::shared_ptr<RequestSink> sink) const;
+  // Output `index` of `request`.
+  std::unique_ptr<LiveRequest> Prepare(const Request& request, int32_t index,
+                                       const std::vector<std::vector<int32_t>>& bad_words,
+                                       std::shared_ptr<RequestSink> sink) const;
+  // Tokens that end the text, as long as min_tokens forbids that.
+  std::vector<int32_t> BannedBeforeMin(const SamplingParams& sampling) const;
+  absl::Status CheckAllowed(const SamplingParams& sampling) const;
+  // Token sequences of the request's bad words.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> BadWords(const SamplingParams& sampling) const;
 
   // ---- engine thread: the loop (engine_thread.cc)
   // --------------------------------------------------
@@ -106,6 +117,8 @@ class EngineImpl final : public Engine {
   // ----------------------------------------------------
   void Complete(int slot);
   void EmitToken(LiveRequest& request, const SampleResult& result, Clock::time_point now);
+  // The prompt of `leader` is in the prefix cache, or will not be: its other outputs may begin.
+  void ReleaseOutputs(const LiveRequest& leader);
   // Appends the text of `token` to `update`; true when it completed a stop string.
   bool Decode(LiveRequest& request, int32_t token, RequestUpdate* update);
   bool IsEos(int32_t token) const;

@@ -51,6 +51,7 @@ void EngineImpl::EmitToken(LiveRequest& request, const SampleResult& result,
                            Clock::time_point now) {
   const SamplingParams& sampling = request.sampling;
   RequestUpdate update;
+  update.index = request.index;
   TokenOutput& token = update.tokens.emplace_back();
   token.token_id = result.token_id;
   if (sampling.logprobs >= 0) {
@@ -60,6 +61,8 @@ void EngineImpl::EmitToken(LiveRequest& request, const SampleResult& result,
   }
   const bool before_min = request.completion_tokens < sampling.min_tokens;
   ++request.completion_tokens;
+  request.control.Push(token.token_id);
+  if (request.completion_tokens == 1) ReleaseOutputs(request);
   ++counts_.generation_tokens;
   NoteLatency(request, now);
 
@@ -80,6 +83,14 @@ void EngineImpl::EmitToken(LiveRequest& request, const SampleResult& result,
   } else {
     update.usage = request.usage();
     outbox_.push_back({request.sink, std::move(update)});
+  }
+}
+
+void EngineImpl::ReleaseOutputs(const LiveRequest& leader) {
+  if (leader.index != 0) return;
+  for (int32_t i = 1; i < leader.sampling.n; ++i) {
+    const auto it = live_.find(leader.handle + static_cast<uint64_t>(i));
+    if (it != live_.end()) it->second->held = false;
   }
 }
 
@@ -113,10 +124,12 @@ void EngineImpl::NoteLatency(LiveRequest& request, Clock::time_point now) {
 void EngineImpl::Finish(LiveRequest& request, FinishReason reason, absl::Status status,
                         RequestUpdate update, bool keep_cached) {
   scheduler_.Finish(&request, keep_cached);
+  ReleaseOutputs(request);
   // Text held back for a stop string that now cannot come is certain.
   if (request.decoder.has_value() && request.decoder->matched_stop().empty()) {
     request.decoder->Finish(&update.text);
   }
+  update.index = request.index;
   update.usage = request.usage();
   update.finish_reason = reason;
   update.status = std::move(status);

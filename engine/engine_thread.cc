@@ -11,6 +11,10 @@ namespace {
 // wake the engine. Short against the time between two tokens, long against a wake-up.
 constexpr std::chrono::milliseconds kStallPoll{2};
 
+std::span<const int32_t> Generated(const LiveRequest& r) {
+  return std::span(r.tokens).subspan(static_cast<size_t>(r.prompt_size));
+}
+
 }  // namespace
 
 void EngineImpl::ThreadMain() {
@@ -77,9 +81,13 @@ void EngineImpl::HandleInbox() {
     }
   }
   for (const RequestHandle handle : taken_.cancels) {
-    const auto it = live_.find(handle);
-    if (it == live_.end()) continue;
-    Finish(*it->second, FinishReason::kCancelled, Cancelled("cancelled by the caller"), {});
+    for (RequestHandle h = handle; h < handle + kMaxOutputs; ++h) {
+      const auto it = live_.find(h);
+      if (it == live_.end() ||
+          it->second->handle - static_cast<uint64_t>(it->second->index) != handle)
+        continue;
+      Finish(*it->second, FinishReason::kCancelled, Cancelled("cancelled by the caller"), {});
+    }
   }
   if (taken_.cancel_all) {
     const auto count = static_cast<int64_t>(live_.size());
@@ -143,20 +151,19 @@ void EngineImpl::Launch(int slot) {
     }
     if (entry.logit_row < 0) continue;
     const int32_t position = entry.first + entry.count;
-    const bool before_min = position - r.prompt_size < r.sampling.min_tokens;
-    params[static_cast<size_t>(entry.logit_row)] = {
+    SampleParams& p = params[static_cast<size_t>(entry.logit_row)];
+    p = {
         .temperature = r.sampling.temperature,
         .top_k = r.sampling.top_k,
         .top_p = r.sampling.top_p,
         .min_p = r.sampling.min_p,
         .seed = r.seed,
-        .sequence_index = 0,
+        .sequence_index = static_cast<uint32_t>(r.index),
         .position = static_cast<uint32_t>(position),
         // The drawn token's own logprob comes with the list, so 0 asks for a list of one.
         .num_logprobs = r.sampling.logprobs < 0 ? 0 : std::max(r.sampling.logprobs, 1),
-        .banned_ids =
-            before_min ? std::span<const int32_t>(r.banned_ids) : std::span<const int32_t>(),
     };
+    r.control.Apply(position - r.prompt_size, Generated(r), &p);
   }
   buffers_->Fill(plan, slot);
   backend_.Run({.owner = owner_, .shape = buffers_->shape()},

@@ -14,6 +14,62 @@ namespace {
 constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 256;
 constexpr int32_t kMaxLogprobs = 20;
+constexpr size_t kMaxLogitBias = 1024;
+constexpr float kMaxBias = 100.0f;
+constexpr size_t kMaxBadWords = 128;
+constexpr size_t kMaxBadWordBytes = 256;
+
+// At most `most` strings of 1 to `bytes` bytes of UTF-8.
+absl::Status CheckStrings(const char* field, const std::vector<std::string>& strings, size_t most,
+                          size_t bytes) {
+  if (strings.size() > most) {
+    return InvalidArgument("{} has {} strings, allowed: at most {}", field, strings.size(), most);
+  }
+  for (size_t i = 0; i < strings.size(); ++i) {
+    if (strings[i].empty() || strings[i].size() > bytes) {
+      return InvalidArgument("{}[{}] has {} bytes, allowed: 1 to {}", field, i, strings[i].size(),
+                             bytes);
+    }
+    if (const size_t at = ValidUtf8Prefix(strings[i]); at != strings[i].size()) {
+      return InvalidArgument("{}[{}] is not valid UTF-8 at byte {}", field, i, at);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPenalty(const char* field, float penalty) {
+  if (penalty >= -2.0f && penalty <= 2.0f) return absl::OkStatus();
+  return InvalidArgument("{} is {}, allowed: -2 to 2", field, penalty);
+}
+
+absl::Status CheckTokenChoice(const SamplingParams& p, int64_t vocab_size) {
+  if (p.logit_bias.size() > kMaxLogitBias) {
+    return InvalidArgument("logit_bias has {} entries, allowed: at most {}", p.logit_bias.size(),
+                           kMaxLogitBias);
+  }
+  for (const auto& [id, bias] : p.logit_bias) {
+    if (id < 0 || id >= vocab_size) {
+      return InvalidArgument("logit_bias[{}] is of no token, allowed: ids 0 to {}", id,
+                             vocab_size - 1);
+    }
+    if (!(std::fabs(bias) <= kMaxBias)) {
+      return InvalidArgument("logit_bias[{}] is {}, allowed: -{} to {}", id, bias, kMaxBias,
+                             kMaxBias);
+    }
+  }
+  if (static_cast<int64_t>(p.allowed_token_ids.size()) > vocab_size) {
+    return InvalidArgument("allowed_token_ids has {} ids, allowed: at most the vocabulary's {}",
+                           p.allowed_token_ids.size(), vocab_size);
+  }
+  for (size_t i = 0; i < p.allowed_token_ids.size(); ++i) {
+    const int32_t id = p.allowed_token_ids[i];
+    if (id < 0 || id >= vocab_size) {
+      return InvalidArgument("allowed_token_ids[{}] is {}, allowed: 0 to {}", i, id,
+                             vocab_size - 1);
+    }
+  }
+  return CheckStrings("bad_words", p.bad_words, kMaxBadWords, kMaxBadWordBytes);
+}
 
 }  // namespace
 
@@ -46,19 +102,7 @@ absl::Status ValidateSampling(const SamplingParams& p, int64_t vocab_size) {
     return InvalidArgument("min_tokens is {}, allowed: 0 to max_tokens ({})", p.min_tokens,
                            p.max_tokens);
   }
-  if (p.stop.size() > kMaxStopStrings) {
-    return InvalidArgument("stop has {} strings, allowed: at most {}", p.stop.size(),
-                           kMaxStopStrings);
-  }
-  for (size_t i = 0; i < p.stop.size(); ++i) {
-    if (p.stop[i].empty() || p.stop[i].size() > kMaxStopBytes) {
-      return InvalidArgument("stop[{}] has {} bytes, allowed: 1 to {}", i, p.stop[i].size(),
-                             kMaxStopBytes);
-    }
-    if (const size_t at = ValidUtf8Prefix(p.stop[i]); at != p.stop[i].size()) {
-      return InvalidArgument("stop[{}] is not valid UTF-8 at byte {}", i, at);
-    }
-  }
+  RETURN_IF_ERROR(CheckStrings("stop", p.stop, kMaxStopStrings, kMaxStopBytes));
   for (size_t i = 0; i < p.stop_token_ids.size(); ++i) {
     const int32_t id = p.stop_token_ids[i];
     if (id < 0 || id >= vocab_size) {
@@ -76,6 +120,16 @@ absl::Status ValidateSampling(const SamplingParams& p, int64_t vocab_size) {
   if (p.logprobs > vocab_size) {
     return InvalidArgument("logprobs is {}, allowed: at most the vocabulary's {}", p.logprobs,
                            vocab_size);
+  }
+  if (!(p.repetition_penalty > 0.0f && std::isfinite(p.repetition_penalty))) {
+    return InvalidArgument("repetition_penalty is {}, allowed: a positive finite number (1: off)",
+                           p.repetition_penalty);
+  }
+  RETURN_IF_ERROR(CheckPenalty("presence_penalty", p.presence_penalty));
+  RETURN_IF_ERROR(CheckPenalty("frequency_penalty", p.frequency_penalty));
+  RETURN_IF_ERROR(CheckTokenChoice(p, vocab_size));
+  if (p.n < 1 || p.n > kMaxOutputs) {
+    return InvalidArgument("n is {}, allowed: 1 to {}", p.n, kMaxOutputs);
   }
   return absl::OkStatus();
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,7 +31,18 @@ struct SamplingParams {
   int32_t logprobs =
       -1;  // -1: none; 0: of the drawn token; N: and of the N most likely (at most 20)
   bool skip_special_tokens = true;
+  float repetition_penalty = 1.0f;  // > 0: divides logits of tokens of prompt and output; 1: off
+  float presence_penalty = 0.0f;    // [-2, 2], off logits of tokens of the output
+  float frequency_penalty = 0.0f;   // [-2, 2], the same for each time a token is there
+  std::vector<std::pair<int32_t, float>> logit_bias;  // id, [-100, 100]; at most 1024, ids differ
+  std::vector<int32_t> allowed_token_ids;             // nothing else is drawn; empty: all are
+  std::vector<std::string> bad_words;       // not generated; at most 128 of at most 256 bytes
+  bool include_stop_str_in_output = false;  // the text ends with the stop string
+  int32_t n = 1;                            // outputs of one prompt, 1 to 128
 };
+
+/// Most outputs of one prompt.
+inline constexpr int32_t kMaxOutputs = 128;
 
 /// Checks every field; INVALID_ARGUMENT naming the field, its value and what is allowed.
 /// `vocab_size` bounds the token ids.
@@ -63,16 +75,18 @@ struct Usage {
 
 /// What a step made for one request. `text` is whole UTF-8 and never holds back what is certain.
 struct RequestUpdate {
+  int32_t index = 0;  // which of the request's n outputs this is about
   std::string text;
   std::vector<TokenOutput> tokens;
   Usage usage;                                // so far
-  std::optional<FinishReason> finish_reason;  // set on the last update
+  std::optional<FinishReason> finish_reason;  // set on the last update of its output
   std::string stop_reason;                    // the stop string or id that ended it, else empty
   absl::Status status;                        // why, for kCancelled and kError
 };
 
 /// Receives a request's updates. Called from the engine thread: must return quickly and never
-/// block. After the update with a finish_reason nothing more comes.
+/// block. After the update with a finish_reason nothing more comes for that output; n of them end
+/// the request.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;

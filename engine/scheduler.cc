@@ -130,7 +130,7 @@ void Scheduler::Admit(StepPlan* plan) {
   for (size_t i = 0; i < waiting_.size();) {
     Sequence* s = waiting_[i];
     // One preempted with a sample on its way waits for that token's id.
-    if (s->stalled || s->pending_samples > 0) {
+    if (s->stalled || s->held || s->pending_samples > 0) {
       ++i;
       continue;
     }

@@ -1,7 +1,7 @@
 // Sequence: the mutable progress of one request, as the scheduler sees it.
 //
 // Owned by the engine (engine_impl.h derives LiveRequest from it); written by Scheduler only,
-// except `stalled`. Engine thread only.
+// except `stalled` and `held`. Engine thread only.
 //
 // Two counts make it possible to plan a step before the one before has been completed:
 //   confirmed <= scheduled <= tokens.size() + pending_samples
@@ -28,6 +28,7 @@ struct Sequence {
   int32_t prompt_size = 0;
   int32_t max_size = 0;  // prompt + max_tokens
   bool use_prefix_cache = true;
+  bool needs_tokens = false;  // no step while a sample is pending: the next draw depends on its id
   std::optional<std::chrono::steady_clock::time_point> deadline;
 
   // Progress.
@@ -41,6 +42,7 @@ struct Sequence {
   int32_t cached_tokens = 0;  // of the prompt, found in the prefix cache when first admitted
   bool admitted_before = false;
   bool stalled = false;  // its reader is behind: gets no steps
+  bool held = false;     // not admitted yet: another sequence computes the same prompt first
   State state = State::kWaiting;
   BlockTable blocks;
 
@@ -48,7 +50,10 @@ struct Sequence {
   int32_t known() const { return static_cast<int32_t>(tokens.size()) + pending_samples; }
   /// Positions that could be computed now. A sequence whose last sample is on its way has none
   /// left.
-  int32_t remaining() const { return known() >= max_size ? 0 : known() - scheduled; }
+  int32_t remaining() const {
+    if (known() >= max_size || (needs_tokens && pending_samples > 0)) return 0;
+    return known() - scheduled;
+  }
 };
 
 }  // namespace quantd

@@ -236,7 +236,7 @@ class Backend {
 
   /// Draws one token a row of logits [rows, vocab] f32 by kernels/sampling.h; `sampled` [rows] is
   /// backend memory for FeedBackTokens, `results` [rows] is host memory, valid after Wait or
-  /// Synchronize().
+  /// Synchronize(). `logits` are changed on the way, and as before at the end.
   virtual void Sample(TensorView logits, std::span<const SampleParams> params,
                       std::span<int32_t> sampled, std::span<SampleResult> results) = 0;
 

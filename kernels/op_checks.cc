@@ -228,6 +228,17 @@ void CheckSample(const TensorView& logits, std::span<const SampleParams> params,
   QUANTD_CHECK(params.size() == rows && sampled.size() == rows && results.size() == rows,
                "{} rows, {} parameters, {} sampled, {} results", rows, params.size(),
                sampled.size(), results.size());
+  const auto vocab = static_cast<int32_t>(logits.cols);
+  for (const SampleParams& p : params) {
+    const size_t words = static_cast<size_t>(vocab + 31) / 32;
+    QUANTD_CHECK(p.allowed_mask.empty() || p.allowed_mask.size() == words,
+                 "Sample: a mask of {} words, allowed: {}", p.allowed_mask.size(), words);
+    QUANTD_CHECK(p.forced_id < vocab, "Sample: forced_id {} of {}", p.forced_id, vocab);
+    for (const LogitEdit& edit : p.edits) {
+      QUANTD_CHECK(edit.token_id >= 0 && edit.token_id < vocab, "Sample: an edit of id {} of {}",
+                   edit.token_id, vocab);
+    }
+  }
 }
 
 void CheckIds(std::span<const int32_t> ids, int64_t limit, std::string_view what) {

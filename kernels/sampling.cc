@@ -5,12 +5,13 @@
 // kept set needs no sorting: it is what is not worse than one cut element, found by partial
 // selection.
 //
-// Thread-safe: no state; no allocation.
+// Thread-safe: no state but a thread's own room for the logits that edits replace.
 #include "kernels/sampling.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/check.h"
 
@@ -35,13 +36,20 @@ bool Contains(std::span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-/// The largest allowed logit, lowest id on ties; token 0 with -inf when there is none.
-TokenLogprob Best(std::span<const float> logits, std::span<const int32_t> banned) {
+bool Allows(const SampleParams& params, int32_t id) {
+  const auto i = static_cast<size_t>(id);
+  const bool masked =
+      !params.allowed_mask.empty() && (params.allowed_mask[i / 32] >> (i % 32) & 1u) == 0;
+  return !masked && !Contains(params.banned_ids, id);
+}
+
+/// The largest logit that `params` allow, lowest id on ties; token 0 with -inf when there is none.
+TokenLogprob Best(std::span<const float> logits, const SampleParams& params) {
   TokenLogprob best{0, kNever};
   for (size_t i = 0; i < logits.size(); ++i) {
-    // The list of banned ids is searched only where a logit would win, which is rare.
+    // Whether an id is allowed is asked only where its logit would win, which is rare.
     const float logit = Sane(logits[i]);
-    if (logit > best.logprob && !Contains(banned, static_cast<int32_t>(i))) {
+    if (logit > best.logprob && Allows(params, static_cast<int32_t>(i))) {
       best = {static_cast<int32_t>(i), logit};
     }
   }
@@ -95,7 +103,7 @@ TokenLogprob Cut(std::span<TokenLogprob> candidates, const SampleParams& params,
 
 int32_t Draw(std::span<const float> logits, const SampleParams& params,
              std::span<TokenLogprob> scratch) {
-  const float largest = Best(logits, params.banned_ids).logprob;
+  const float largest = Best(logits, params).logprob;
   if (largest == kNever) return 0;
 
   // Candidates in order of id. min_p keeps what is at least min_p times as likely as the best, a
@@ -105,7 +113,7 @@ int32_t Draw(std::span<const float> logits, const SampleParams& params,
   for (size_t i = 0; i < logits.size(); ++i) {
     const float logit = Sane(logits[i]);
     if (logit == kNever || !((logit - largest) / params.temperature >= bound)) continue;
-    if (Contains(params.banned_ids, static_cast<int32_t>(i))) continue;
+    if (!Allows(params, static_cast<int32_t>(i))) continue;
     scratch[count++] = {static_cast<int32_t>(i), logit};
   }
   const std::span<TokenLogprob> candidates = scratch.first(count);
@@ -138,10 +146,11 @@ int32_t Draw(std::span<const float> logits, const SampleParams& params,
   return drawn;
 }
 
-/// Fills result.logprob and result.top from the model's own distribution: no ban, no temperature.
+/// Fills result.logprob and result.top from the model's own distribution: no edit, no ban, no
+/// temperature.
 void Report(std::span<const float> logits, int32_t num_logprobs, std::span<TokenLogprob> scratch,
             SampleResult& result) {
-  const float largest = Best(logits, {}).logprob;
+  const float largest = Best(logits, SampleParams{}).logprob;
   double total = 0.0;
   for (size_t i = 0; i < logits.size(); ++i) {
     const float logit = Sane(logits[i]);
@@ -191,13 +200,28 @@ bool LogitsAreSound(std::span<const float> logits) {
   return sound;
 }
 
-void SampleRow(std::span<const float> logits, const SampleParams& params,
-               std::span<TokenLogprob> scratch, SampleResult& result) {
+void SampleRow(std::span<float> logits, const SampleParams& params, std::span<TokenLogprob> scratch,
+               SampleResult& result) {
   QUANTD_CHECK(!logits.empty() && scratch.size() >= 2 * logits.size(),
                "{} logits, {} scratch entries", logits.size(), scratch.size());
   result.finite = LogitsAreSound(logits);
-  result.token_id = params.temperature > 0.0f ? Draw(logits, params, scratch)
-                                              : Best(logits, params.banned_ids).token_id;
+  thread_local std::vector<float> originals;
+  originals.clear();
+  for (const LogitEdit& edit : params.edits) {
+    float& logit = logits[static_cast<size_t>(edit.token_id)];
+    originals.push_back(logit);
+    logit = EditedLogit(logit, edit, params.repetition_penalty);
+  }
+  if (params.forced_id >= 0) {
+    result.token_id = params.forced_id;
+  } else if (params.temperature > 0.0f) {
+    result.token_id = Draw(logits, params, scratch);
+  } else {
+    result.token_id = Best(logits, params).token_id;
+  }
+  for (size_t i = 0; i < originals.size(); ++i) {
+    logits[static_cast<size_t>(params.edits[i].token_id)] = originals[i];
+  }
   if (params.num_logprobs > 0) Report(logits, params.num_logprobs, scratch, result);
 }
 

@@ -134,6 +134,9 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(const std::filesystem:
     defaults.top_k = static_cast<int32_t>(config.Int("top_k", 0, INT32_MAX, defaults.top_k));
     defaults.min_p = static_cast<float>(config.Number("min_p", -1e-30, 1.0, defaults.min_p));
   }
+  // Of greedy search, too.
+  defaults.repetition_penalty = static_cast<float>(
+      config.Number("repetition_penalty", 0.0, 100.0, defaults.repetition_penalty));
   defaults.eos_token_ids = config.TokenIds("eos_token_id", INT32_MAX);
   RETURN_IF_ERROR(config.ToStatus());
   return defaults;

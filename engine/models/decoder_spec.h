@@ -84,6 +84,7 @@ struct GenerationDefaults {
   float top_p = 1.0f;
   int32_t top_k = 0;
   float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
   std::vector<int32_t> eos_token_ids;  // added to the spec's
 };
 

@@ -20,9 +20,10 @@ size_t PossibleBeginning(std::string_view text, std::string_view stop) {
 }  // namespace
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
-                             bool skip_special_tokens, bool continues)
+                             bool skip_special_tokens, bool continues, bool include_stop)
     : tokenizer_(tokenizer),
       skip_special_tokens_(skip_special_tokens),
+      include_stop_(include_stop),
       joiner_(tokenizer, continues) {
   SetStopStrings(std::move(stop_strings));
 }
@@ -58,7 +59,7 @@ bool StreamDecoder::Emit(bool last, std::string* delta) {
     }
   }
   if (!matched_stop_.empty()) {
-    delta->append(held_, 0, begin);
+    delta->append(held_, 0, include_stop_ ? end : begin);
     held_.clear();
     return true;
   }

@@ -21,15 +21,16 @@ namespace quantd {
 class StreamDecoder {
  public:
   /// `tokenizer` must outlive this. `stop_strings` are non-empty valid UTF-8. `continues`: text
-  /// comes before the first token, which keeps the space that it begins with.
+  /// comes before the first token, which keeps the space that it begins with. `include_stop`: the
+  /// text ends with the stop string instead of before it.
   StreamDecoder(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
-                bool skip_special_tokens, bool continues = false);
+                bool skip_special_tokens, bool continues = false, bool include_stop = false);
 
   /// Other stop strings from the next token on.
   void SetStopStrings(std::vector<std::string> stop_strings);
 
   /// Takes one token; appends the text that is now certain to `*delta`. Returns true when a stop
-  /// string was completed: the text before it has been emitted, nothing more will be.
+  /// string was completed: the text up to it has been emitted, nothing more will be.
   bool Push(int32_t id, std::string* delta);
   /// Emits what was withheld (incomplete bytes as U+FFFD). Call once, at the end, unless stopped.
   void Finish(std::string* delta);
@@ -43,6 +44,7 @@ class StreamDecoder {
   const Tokenizer& tokenizer_;
   std::vector<std::string> stop_strings_;
   bool skip_special_tokens_;
+  bool include_stop_;
   TokenJoiner joiner_;
   std::string held_;  // valid text that may be the beginning of a stop string
   std::string matched_stop_;

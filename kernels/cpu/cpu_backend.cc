@@ -191,7 +191,7 @@ class CpuBackend : public HostBackend {
                : PerThread(candidates_, candidates_stride_, 2 * logits.cols * kFloatsPerEntry);
     const auto sample = [&](int64_t i, int worker) {
       const size_t row = static_cast<size_t>(i);
-      const float* values = logits.Row<float>(i);
+      float* values = logits.Row<float>(i);
       if (IsPlainGreedy(params[row])) {
         results[row].token_id = elementwise_.arg_max(values, logits.cols);
         results[row].finite = LogitsAreSound({values, vocab});
@@ -213,7 +213,8 @@ class CpuBackend : public HostBackend {
     return static_cast<std::byte*>(x.data) + static_cast<size_t>(row * x.stride) * SizeOf(x.dtype);
   }
   static bool IsPlainGreedy(const SampleParams& p) {
-    return !(p.temperature > 0.0f) && p.num_logprobs == 0 && p.banned_ids.empty();
+    return !(p.temperature > 0.0f) && p.num_logprobs == 0 && p.banned_ids.empty() &&
+           p.allowed_mask.empty() && p.edits.empty() && p.forced_id < 0;
   }
 
   /// Calls body(row, worker) for every row, on the caller alone when there is little to do.

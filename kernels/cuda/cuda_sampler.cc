@@ -44,14 +44,23 @@ CudaSampler::Pinned CudaSampler::TakePinned(size_t bytes) {
 }
 
 void CudaSampler::Upload(std::span<const SampleParams> params) {
-  size_t num_banned = 0;
-  for (const SampleParams& p : params) num_banned += p.banned_ids.size();
-  banned_offset_ = AlignUp(params.size() * sizeof(DeviceSampleParams));
-  host_params_.resize(banned_offset_ + num_banned * sizeof(int32_t));
+  size_t num_banned = 0, num_mask = 0, num_edits = 0;
+  for (const SampleParams& p : params) {
+    num_banned += p.banned_ids.size();
+    num_mask += p.allowed_mask.size();
+    num_edits += p.edits.size();
+  }
+  const size_t banned_offset = AlignUp(params.size() * sizeof(DeviceSampleParams));
+  const size_t mask_offset = banned_offset + AlignUp(num_banned * sizeof(int32_t));
+  const size_t edits_offset = mask_offset + AlignUp(num_mask * sizeof(uint32_t));
+  host_params_.resize(edits_offset + num_edits * sizeof(DeviceLogitEdit));
   if (!Grow(params_, AlignUp(host_params_.size()))) return;
-  auto* const to = reinterpret_cast<DeviceSampleParams*>(host_params_.data());
-  auto* const banned = reinterpret_cast<int32_t*>(host_params_.data() + banned_offset_);
-  int32_t first_banned = 0;
+  std::byte* const host = host_params_.data();
+  auto* const to = reinterpret_cast<DeviceSampleParams*>(host);
+  auto* const banned = reinterpret_cast<int32_t*>(host + banned_offset);
+  auto* const masks = reinterpret_cast<uint32_t*>(host + mask_offset);
+  auto* const edits = reinterpret_cast<DeviceLogitEdit*>(host + edits_offset);
+  int32_t first_banned = 0, first_mask = 0, first_edit = 0;
   for (size_t i = 0; i < params.size(); ++i) {
     const SampleParams& p = params[i];
     to[i] = {.temperature = p.temperature,
@@ -60,12 +69,26 @@ void CudaSampler::Upload(std::span<const SampleParams> params) {
              .uniform = UniformOf(p.seed, p.sequence_index, p.position),
              .top_k = p.top_k,
              .num_logprobs = p.num_logprobs,
+             .repetition_penalty = p.repetition_penalty,
+             .forced_id = p.forced_id,
              .first_banned = first_banned,
-             .num_banned = static_cast<int32_t>(p.banned_ids.size())};
+             .num_banned = static_cast<int32_t>(p.banned_ids.size()),
+             .first_mask = p.allowed_mask.empty() ? -1 : first_mask,
+             .first_edit = first_edit,
+             .num_edits = static_cast<int32_t>(p.edits.size())};
     std::copy(p.banned_ids.begin(), p.banned_ids.end(), banned + first_banned);
+    std::copy(p.allowed_mask.begin(), p.allowed_mask.end(), masks + first_mask);
+    for (const LogitEdit& e : p.edits) {
+      edits[first_edit++] = {e.token_id, e.bias, e.penalty, e.repeated, 0.0f};
+    }
     first_banned += static_cast<int32_t>(p.banned_ids.size());
+    first_mask += static_cast<int32_t>(p.allowed_mask.size());
   }
-  context_.staging->Upload(host_params_.data(), host_params_.size(), params_.data());
+  auto* const device = static_cast<std::byte*>(params_.data());
+  lists_ = {reinterpret_cast<const int32_t*>(device + banned_offset),
+            reinterpret_cast<const uint32_t*>(device + mask_offset),
+            reinterpret_cast<DeviceLogitEdit*>(device + edits_offset)};
+  context_.staging->Upload(host, host_params_.size(), device);
 }
 
 void CudaSampler::Sample(Matrix logits, std::span<const SampleParams> params,
@@ -87,11 +110,10 @@ void CudaSampler::Sample(Matrix logits, std::span<const SampleParams> params,
   if (pinned.data == nullptr) return;
 
   auto* const device = static_cast<std::byte*>(results_.data());
-  quantd::QUANTD_CUDA_NS::Sample(
-      logits, params_.as<DeviceSampleParams>(),
-      reinterpret_cast<const int32_t*>(static_cast<std::byte*>(params_.data()) + banned_offset_),
-      reinterpret_cast<DeviceSampleResult*>(device),
-      reinterpret_cast<DeviceTokenLogprob*>(device + top_offset), sampled.data(), context_.stream);
+  quantd::QUANTD_CUDA_NS::Sample(logits, params_.as<DeviceSampleParams>(), lists_,
+                                 reinterpret_cast<DeviceSampleResult*>(device),
+                                 reinterpret_cast<DeviceTokenLogprob*>(device + top_offset),
+                                 sampled.data(), context_.stream);
   CopyAsync(pinned.data, device, wanted, context_.stream);
   pending_.push_back({ticket, pinned, results, lists ? top_offset : 0});
 }

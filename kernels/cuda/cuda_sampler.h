@@ -48,10 +48,10 @@ class CudaSampler {
   bool Grow(Buffer& buffer, size_t bytes);
 
   DeviceContext& context_;
-  Buffer params_;   // DeviceSampleParams [rows], then the banned ids of all rows
+  Buffer params_;   // DeviceSampleParams [rows], then the lists of all rows
   Buffer results_;  // DeviceSampleResult [rows], then DeviceTokenLogprob [rows, kMaxTopLogprobs]
   std::vector<std::byte> host_params_;
-  size_t banned_offset_ = 0;  // in params_
+  DeviceSampleLists lists_;  // in params_
   std::deque<Pending> pending_;
   std::vector<Pinned> free_;
 };

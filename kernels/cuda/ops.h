@@ -187,8 +187,28 @@ struct DeviceSampleParams {
   float uniform = 0.0f;  // UniformOf(seed, sequence_index, position), made by the host
   int32_t top_k = 0;
   int32_t num_logprobs = 0;
-  int32_t first_banned = 0;  // into banned_ids
+  float repetition_penalty = 1.0f;
+  int32_t forced_id = -1;
+  // Where the row's lists begin and how long they are; no mask: first_mask is -1.
+  int32_t first_banned = 0;
   int32_t num_banned = 0;
+  int32_t first_mask = -1;
+  int32_t first_edit = 0;
+  int32_t num_edits = 0;
+};
+/// LogitEdit, with room for the logit it replaces.
+struct DeviceLogitEdit {
+  int32_t token_id = 0;
+  float bias = 0.0f;
+  float penalty = 0.0f;
+  int32_t repeated = 0;
+  float original = 0.0f;
+};
+/// The lists of all rows.
+struct DeviceSampleLists {
+  const int32_t* banned_ids = nullptr;
+  const uint32_t* masks = nullptr;  // ceil(vocab / 32) words a row that has one
+  DeviceLogitEdit* edits = nullptr;
 };
 /// One row's result: token, its logprob, soundness; the top list follows in its own array.
 struct DeviceSampleResult {
@@ -203,9 +223,9 @@ struct DeviceTokenLogprob {
   float logprob = 0.0f;
 };
 /// logits f32 [rows, vocab]; `results` [rows], `top` [rows, kMaxTopLogprobs], `sampled` [rows].
-/// Same token as SampleRow unless the draw falls within rounding of a boundary. Does not write
-/// `logits`.
-void Sample(Matrix logits, const DeviceSampleParams* params, const int32_t* banned_ids,
+/// Same token as SampleRow unless the draw falls within rounding of a boundary. Restores the
+/// logits that it edits.
+void Sample(Matrix logits, const DeviceSampleParams* params, const DeviceSampleLists& lists,
             DeviceSampleResult* results, DeviceTokenLogprob* top, int32_t* sampled, Stream stream);
 
 // ---- quantize.cu: on load, byte-identical to kernels/quant/quantize.h ----

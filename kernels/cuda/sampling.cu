@@ -1,5 +1,6 @@
-// Sampling by kernels/sampling.h on the device: bans, temperature, top_k, min_p, top_p, one draw in
-// order of ids, log-probabilities. No sort, no round trip to the host, `logits` are only read.
+// Sampling by kernels/sampling.h on the device: edits, masks and bans, temperature, top_k, min_p,
+// top_p, one draw in order of ids, log-probabilities. No sort, no round trip to the host. Edits
+// change the row in place, for the draw alone: log-probabilities are the model's own.
 //
 // Idea: all three filters keep a best-first prefix, so what is kept is what is not worse than one
 // element, the cut. Logits become integers that order as they do; radix select finds the cut by
@@ -191,9 +192,38 @@ __device__ float Report(LogitRow row, int tile, float one, const RowSummary& sum
   return logprob(Sane(row.logits[token]));
 }
 
+/// EditedLogit of kernels/sampling.h, without contraction.
+__device__ __forceinline__ float Edited(float x, const DeviceLogitEdit& edit, float repetition) {
+  float y = __fadd_rn(x, edit.bias);
+  if (edit.repeated != 0) y = y > 0.0f ? __fdiv_rn(y, repetition) : __fmul_rn(y, repetition);
+  return __fsub_rn(y, edit.penalty);
+}
+
+__device__ void ApplyEdits(const LogitRow& row, const DeviceSampleParams& params,
+                           DeviceLogitEdit* edits) {
+  for (int i = static_cast<int>(threadIdx.x); i < params.num_edits;
+       i += static_cast<int>(blockDim.x)) {
+    DeviceLogitEdit& edit = edits[params.first_edit + i];
+    edit.original = row.logits[edit.token_id];
+    row.logits[edit.token_id] = Edited(edit.original, edit, params.repetition_penalty);
+  }
+  __syncthreads();
+}
+
+__device__ void UndoEdits(const LogitRow& row, const DeviceSampleParams& params,
+                          const DeviceLogitEdit* edits) {
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < params.num_edits;
+       i += static_cast<int>(blockDim.x)) {
+    const DeviceLogitEdit& edit = edits[params.first_edit + i];
+    row.logits[edit.token_id] = edit.original;
+  }
+  __syncthreads();
+}
+
 __global__ void __launch_bounds__(kMaxThreads)
-    SampleKernel(const float* logits, int64_t stride, int vocab, int tile, float one,
-                 const DeviceSampleParams* all_params, const int32_t* banned_ids,
+    SampleKernel(float* logits, int64_t stride, int vocab, int tile, float one,
+                 const DeviceSampleParams* all_params, DeviceSampleLists lists,
                  DeviceSampleResult* results, DeviceTokenLogprob* top, int32_t* sampled) {
   DYN_SMEM(SampleShared, shared);
   const int64_t r = blockIdx.x;
@@ -201,36 +231,44 @@ __global__ void __launch_bounds__(kMaxThreads)
   LogitRow row{logits + r * stride, vocab, false, nullptr};
   row.wide = reinterpret_cast<uintptr_t>(row.logits) % 16 == 0;
 
-  if (params.num_banned > 0) {
+  if (params.num_banned > 0 || params.first_mask >= 0) {
     uint32_t* const bits = reinterpret_cast<uint32_t*>(shared + 1);
     for (int i = static_cast<int>(threadIdx.x); i < (vocab + 31) / 32;
          i += static_cast<int>(blockDim.x)) {
-      bits[i] = 0;
+      bits[i] = params.first_mask >= 0 ? ~lists.masks[params.first_mask + i] : 0;
     }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < params.num_banned;
          i += static_cast<int>(blockDim.x)) {
-      const int32_t id = banned_ids[params.first_banned + i];
+      const int32_t id = lists.banned_ids[params.first_banned + i];
       if (id >= 0 && id < vocab) atomicOr(&bits[id / 32], 1u << (id % 32));
     }
     __syncthreads();
     row.banned = bits;
   }
 
-  const RowSummary summary = Summarize(row, *shared);
+  RowSummary summary = Summarize(row, *shared);
+  const RowSummary own = summary;  // of the model's own logits
   DeviceSampleResult result;
   result.finite = summary.sound ? 1 : 0;
+  if (params.num_edits > 0) {
+    ApplyEdits(row, params, lists.edits);
+    summary = Summarize(row, *shared);
+  }
   const uint32_t largest_key = KeyOfEntry(summary.allowed);
-  if (largest_key >= kLowestFiniteKey) {
+  if (params.forced_id >= 0) {
+    result.token_id = params.forced_id;
+  } else if (largest_key >= kLowestFiniteKey) {
     result.token_id = params.temperature > 0.0f
                           ? Draw(row, tile, params, one, largest_key, summary.smallest, *shared)
                           : IdOfEntry(summary.allowed);
   }
+  if (params.num_edits > 0) UndoEdits(row, params, lists.edits);
   if (params.num_logprobs > 0) {
     int count = params.num_logprobs < kMaxTopLogprobs ? params.num_logprobs : kMaxTopLogprobs;
     count = count < vocab ? count : vocab;
     result.logprob =
-        Report(row, tile, one, summary, result.token_id, count, top + r * kMaxTopLogprobs, *shared);
+        Report(row, tile, one, own, result.token_id, count, top + r * kMaxTopLogprobs, *shared);
     result.num_top = count;
   }
   if (threadIdx.x == 0) {
@@ -241,7 +279,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 }  // namespace
 
-void Sample(Matrix logits, const DeviceSampleParams* params, const int32_t* banned_ids,
+void Sample(Matrix logits, const DeviceSampleParams* params, const DeviceSampleLists& lists,
             DeviceSampleResult* results, DeviceTokenLogprob* top, int32_t* sampled, Stream stream) {
   if (logits.rows == 0) return;
   const int vocab = logits.cols;
@@ -254,9 +292,8 @@ void Sample(Matrix logits, const DeviceSampleParams* params, const int32_t* bann
   const float one = std::ldexp(1.0f, fraction);
   const size_t bytes = sizeof(SampleShared) + static_cast<size_t>(CeilDiv(vocab, 32)) * 4;
   LAUNCH(SampleKernel, dim3(static_cast<unsigned>(logits.rows)),
-         dim3(static_cast<unsigned>(threads)), bytes, stream,
-         static_cast<const float*>(logits.data), logits.stride, vocab, tile, one, params,
-         banned_ids, results, top, sampled);
+         dim3(static_cast<unsigned>(threads)), bytes, stream, static_cast<float*>(logits.data),
+         logits.stride, vocab, tile, one, params, lists, results, top, sampled);
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -64,7 +64,7 @@ __device__ __forceinline__ uint32_t KeyOfEntry(uint64_t entry) {
 }
 
 struct LogitRow {
-  const float* logits;
+  float* logits;
   int vocab;
   bool wide;               // 16-byte aligned
   const uint32_t* banned;  // bit per id, in shared memory; nullptr: none

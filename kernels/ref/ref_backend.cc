@@ -109,7 +109,7 @@ class RefBackend : public HostBackend {
     const size_t vocab = static_cast<size_t>(logits.cols);
     if (scratch_.size() < 2 * vocab) scratch_.resize(2 * vocab);
     for (size_t r = 0; r < params.size(); ++r) {
-      const float* row = logits.Row<float>(static_cast<int64_t>(r));
+      float* row = logits.Row<float>(static_cast<int64_t>(r));
       SampleRow({row, vocab}, params[r], scratch_, results[r]);
       sampled[r] = results[r].token_id;
     }

@@ -2,9 +2,12 @@
 // server.
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -44,6 +47,14 @@ struct GenerateFlags {
   std::optional<float> min_p;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
+  bool include_stop = false;
+  std::optional<float> repetition_penalty;
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
+  std::vector<std::string> logit_bias;
+  std::vector<int32_t> allowed_token_ids;
+  std::vector<std::string> bad_words;
+  int32_t n = 1;
   std::optional<int32_t> logprobs;
   bool ignore_eos = false;
   bool no_special = false;
@@ -54,6 +65,23 @@ absl::Status CheckUtf8(const char* what, const std::string& text) {
   const size_t valid = ValidUtf8Prefix(text);
   if (valid == text.size()) return absl::OkStatus();
   return InvalidArgument("{} is not valid UTF-8 at byte {}", what, valid);
+}
+
+// "ID=BIAS" of --logit-bias.
+absl::Status AddLogitBias(const std::string& text, v1::SamplingParams* sampling) {
+  int32_t id = 0;
+  float bias = 0.0f;
+  const char* const end = text.data() + text.size();
+  const auto [equals, bad_id] = std::from_chars(text.data(), end, id);
+  if (bad_id == std::errc() && equals != end && *equals == '=') {
+    const auto [last, bad_bias] = std::from_chars(equals + 1, end, bias);
+    if (bad_bias == std::errc() && last == end) {
+      (*sampling->mutable_logit_bias())[id] = bias;
+      return absl::OkStatus();
+    }
+  }
+  return InvalidArgument("--logit-bias is \"{}\", allowed: a token id, =, a number, as in 15=-2.5",
+                         text);
 }
 
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
@@ -89,16 +117,33 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
     RETURN_IF_ERROR(CheckUtf8("--stop", stop));
     sampling->add_stop(stop);
   }
+  sampling->set_include_stop_str_in_output(flags.include_stop);
+  if (flags.repetition_penalty) sampling->set_repetition_penalty(*flags.repetition_penalty);
+  if (flags.presence_penalty) sampling->set_presence_penalty(*flags.presence_penalty);
+  if (flags.frequency_penalty) sampling->set_frequency_penalty(*flags.frequency_penalty);
+  for (const std::string& bias : flags.logit_bias) RETURN_IF_ERROR(AddLogitBias(bias, sampling));
+  for (const int32_t id : flags.allowed_token_ids) sampling->add_allowed_token_ids(id);
+  for (const std::string& word : flags.bad_words) {
+    RETURN_IF_ERROR(CheckUtf8("--bad-word", word));
+    sampling->add_bad_words(word);
+  }
+  sampling->set_n(flags.n);
   return request;
 }
 
-// Prints what comes, whichever way it comes.
+// Prints what comes, whichever way it comes: one output as it grows, several at the end.
 class Printer {
  public:
+  explicit Printer(int32_t n) : texts_(static_cast<size_t>(std::max(n, 1))) {}
+
   void Print(const v1::GenerateStreamResponse& response) {
-    std::fwrite(response.text().data(), 1, response.text().size(), stdout);
-    std::fflush(stdout);
-    completion_tokens_ = response.usage().completion_tokens();
+    if (texts_.size() == 1) {
+      std::fwrite(response.text().data(), 1, response.text().size(), stdout);
+      std::fflush(stdout);
+    } else {
+      texts_.at(static_cast<size_t>(response.index())) += response.text();
+    }
+    completion_tokens_ += response.token_ids_size();
     for (int i = 0; i < response.logprobs_size(); ++i) {
       std::string line =
           fmt::format("{} {:.4f}", response.token_ids(i), response.logprobs(i).logprob());
@@ -111,6 +156,9 @@ class Printer {
   // The line at the end.
   void Summarize(const std::string& model) const {
     const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    for (size_t i = 0; texts_.size() > 1 && i < texts_.size(); ++i) {
+      fmt::print("{}[{}]\n{}", i == 0 ? "" : "\n", i, texts_[i]);
+    }
     std::fputc('\n', stdout);
     std::fflush(stdout);
     for (const std::string& line : logprobs_) fmt::print(stderr, "{}\n", line);
@@ -121,13 +169,14 @@ class Printer {
  private:
   const Clock::time_point start_ = Clock::now();  // constructed when the request is sent
   int32_t completion_tokens_ = 0;
+  std::vector<std::string> texts_;  // of several outputs
   std::vector<std::string> logprobs_;
 };
 
 absl::Status GenerateRemote(const GenerateFlags& flags, const v1::GenerateRequest& request) {
   Client client(flags.target);
   ASSIGN_OR_RETURN(const v1::GetModelInfoResponse info, client.GetModelInfo());
-  Printer printer;
+  Printer printer(flags.n);
   RETURN_IF_ERROR(client.GenerateStream(
       request, [&](const v1::GenerateStreamResponse& response) { printer.Print(response); }));
   printer.Summarize(DescribeModel(info.name(), info.quantization().profile(),
@@ -140,25 +189,25 @@ class QueueSink : public RequestSink {
  public:
   void OnUpdate(RequestUpdate update) override {
     std::lock_guard lock(mutex_);
-    if (waiting_.has_value()) {
-      Merge(std::move(update), &*waiting_);
+    if (!waiting_.empty() && waiting_.back().index == update.index) {
+      Merge(std::move(update), &waiting_.back());
     } else {
-      waiting_ = std::move(update);
+      waiting_.push_back(std::move(update));
     }
     changed_.notify_one();
   }
   RequestUpdate Next() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return waiting_.has_value(); });
-    RequestUpdate update = std::move(*waiting_);
-    waiting_.reset();
+    changed_.wait(lock, [this] { return !waiting_.empty(); });
+    RequestUpdate update = std::move(waiting_.front());
+    waiting_.pop_front();
     return update;
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::optional<RequestUpdate> waiting_;
+  std::deque<RequestUpdate> waiting_;
 };
 
 absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest request) {
@@ -166,7 +215,7 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
   options.model = flags.model;
   options.profile = flags.profile;
   options.backend = flags.backend;
-  options.engine.max_num_seqs = 1;
+  options.engine.max_num_seqs = std::clamp(flags.n, 1, 16);
   std::optional<LoadProgressReporter> progress(std::in_place, isatty(STDERR_FILENO) != 0);
   ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(options, std::ref(*progress)));
   progress.reset();
@@ -185,17 +234,17 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
       prepared.request.prompt_ids,
       EncodePrompt(prepared, *opened.tokenizer, can_chat ? opened.chat_template->get() : nullptr));
 
-  Printer printer;
+  Printer printer(flags.n);
   auto sink = std::make_shared<QueueSink>();
   RETURN_IF_ERROR(engine->Submit(std::move(prepared.request), sink).status());
-  while (true) {
+  for (int32_t unfinished = flags.n; unfinished > 0;) {
     RequestUpdate update = sink->Next();
     const std::optional<FinishReason> reason = update.finish_reason;
     const absl::Status status = update.status;
     printer.Print(ToStreamResponse("", std::move(update), with_logprobs));
     if (!reason.has_value()) continue;
     RETURN_IF_ERROR(status);
-    break;
+    --unfinished;
   }
   const QuantizationReport& report = engine->report();
   printer.Summarize(DescribeModel(flags.model, report.profile_name, report.bits_per_weight(),
@@ -239,6 +288,22 @@ void AddGenerate(CLI::App& app, Run* run) {
   cmd->add_option("--stop", flags->stop, "A string that ends the text; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
+  cmd->add_flag("--include-stop", flags->include_stop, "End the text with the stop string");
+  cmd->add_option("--repetition-penalty", flags->repetition_penalty,
+                  "Above 0, 1 is off; default: the model's");
+  cmd->add_option("--presence-penalty", flags->presence_penalty, "[-2, 2]");
+  cmd->add_option("--frequency-penalty", flags->frequency_penalty, "[-2, 2]");
+  cmd->add_option("--logit-bias", flags->logit_bias,
+                  "ID=BIAS, BIAS in [-100, 100]; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
+  cmd->add_option("--allowed-token-ids", flags->allowed_token_ids,
+                  "Nothing but these tokens; separated by commas")
+      ->delimiter(',');
+  cmd->add_option("--bad-word", flags->bad_words, "A word not to generate; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
+  cmd->add_option("-n", flags->n, "Outputs of the one prompt, 1 to 128")->capture_default_str();
   cmd->add_option("--logprobs", flags->logprobs,
                   "Print log probabilities, of N alternatives too, to stderr");
   cmd->add_flag("--ignore-eos", flags->ignore_eos, "Go on past the model's end");

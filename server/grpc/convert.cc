@@ -31,15 +31,23 @@ SamplingParams ToSampling(const v1::SamplingParams& proto, const GenerationDefau
   p.stop_token_ids.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
   p.ignore_eos = proto.ignore_eos();
   p.logprobs = proto.has_logprobs() ? proto.logprobs() : -1;
+  p.repetition_penalty =
+      proto.has_repetition_penalty() ? proto.repetition_penalty() : defaults.repetition_penalty;
+  p.presence_penalty = proto.presence_penalty();
+  p.frequency_penalty = proto.frequency_penalty();
+  p.logit_bias.assign(proto.logit_bias().begin(), proto.logit_bias().end());
+  std::sort(p.logit_bias.begin(), p.logit_bias.end());
+  p.allowed_token_ids.assign(proto.allowed_token_ids().begin(), proto.allowed_token_ids().end());
+  p.bad_words.assign(proto.bad_words().begin(), proto.bad_words().end());
+  p.include_stop_str_in_output = proto.include_stop_str_in_output();
+  if (proto.has_n()) p.n = proto.n();
   p.skip_special_tokens = !proto.has_skip_special_tokens() || proto.skip_special_tokens();
   return p;
 }
 
-// GenerateResponse and GenerateStreamResponse have the same fields.
-template <typename Response>
-Response Fill(const std::string& request_id, RequestUpdate&& update, bool with_logprobs) {
-  Response out;
-  out.set_request_id(request_id);
+// What GenerateResponse, GenerateStreamResponse and Output have in common.
+template <typename Message>
+void Fill(RequestUpdate&& update, bool with_logprobs, Message& out) {
   out.set_text(std::move(update.text));
   out.mutable_token_ids()->Reserve(static_cast<int>(update.tokens.size()));
   for (const TokenOutput& token : update.tokens) {
@@ -57,10 +65,19 @@ Response Fill(const std::string& request_id, RequestUpdate&& update, bool with_l
     out.set_finish_reason(ToProto(*update.finish_reason));
     out.set_stop_reason(update.stop_reason);
   }
-  out.mutable_usage()->set_prompt_tokens(update.usage.prompt_tokens);
-  out.mutable_usage()->set_cached_tokens(update.usage.cached_tokens);
-  out.mutable_usage()->set_completion_tokens(update.usage.completion_tokens);
-  return out;
+}
+
+void Fill(const Usage& usage, v1::Usage* proto) {
+  proto->set_prompt_tokens(usage.prompt_tokens);
+  proto->set_cached_tokens(usage.cached_tokens);
+  proto->set_completion_tokens(usage.completion_tokens);
+}
+
+// A field this build does not know, of a newer client, must not be ignored.
+absl::Status CheckKnown(const google::protobuf::Message& message, const std::string& field) {
+  const auto& unknown = message.GetReflection()->GetUnknownFields(message);
+  if (unknown.empty()) return absl::OkStatus();
+  return InvalidField(field, "field number {} is not known here", unknown.field(0).number());
 }
 
 absl::Status TakeMessages(v1::GenerateRequest& proto, PreparedRequest* out) {
@@ -133,10 +150,19 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
   }
   PreparedRequest out;
   out.request.id = proto.request_id();
-  // A stop string costs time with every token: count them before copying.
-  if (proto.sampling().stop_size() > 16) {
-    return InvalidField("sampling.stop", "{} strings, allowed: at most 16",
-                        proto.sampling().stop_size());
+  RETURN_IF_ERROR(CheckKnown(proto, "request"));
+  RETURN_IF_ERROR(CheckKnown(proto.sampling(), "sampling"));
+  // What costs time with every token is counted before it is copied.
+  const struct {
+    const char* field;
+    int count, most;
+  } lists[] = {{"stop", proto.sampling().stop_size(), 16},
+               {"bad_words", proto.sampling().bad_words_size(), 128},
+               {"logit_bias", static_cast<int>(proto.sampling().logit_bias_size()), 1024}};
+  for (const auto& list : lists) {
+    if (list.count <= list.most) continue;
+    return InvalidField(fmt::format("sampling.{}", list.field), "{} entries, allowed: at most {}",
+                        list.count, list.most);
   }
   if (proto.sampling().has_logprobs() && proto.sampling().logprobs() < 0) {  // the engine's "none"
     return InvalidField("sampling.logprobs", "{}, allowed: absent (none) or 0 to 20",
@@ -196,6 +222,7 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepare
 }
 
 void Merge(RequestUpdate&& more, RequestUpdate* into) {
+  into->index = more.index;
   into->text += more.text;
   into->tokens.insert(into->tokens.end(), std::make_move_iterator(more.tokens.begin()),
                       std::make_move_iterator(more.tokens.end()));
@@ -207,12 +234,30 @@ void Merge(RequestUpdate&& more, RequestUpdate* into) {
 
 v1::GenerateStreamResponse ToStreamResponse(const std::string& request_id, RequestUpdate&& update,
                                             bool with_logprobs) {
-  return Fill<v1::GenerateStreamResponse>(request_id, std::move(update), with_logprobs);
+  v1::GenerateStreamResponse out;
+  out.set_request_id(request_id);
+  out.set_index(update.index);
+  Fill(update.usage, out.mutable_usage());
+  Fill(std::move(update), with_logprobs, out);
+  return out;
 }
 
-v1::GenerateResponse ToResponse(const std::string& request_id, RequestUpdate&& update,
+v1::GenerateResponse ToResponse(const std::string& request_id, std::vector<RequestUpdate>&& updates,
                                 bool with_logprobs) {
-  return Fill<v1::GenerateResponse>(request_id, std::move(update), with_logprobs);
+  v1::GenerateResponse out;
+  out.set_request_id(request_id);
+  Usage usage = updates[0].usage;
+  for (size_t i = 1; i < updates.size(); ++i) {
+    usage.completion_tokens += updates[i].usage.completion_tokens;
+  }
+  Fill(usage, out.mutable_usage());
+  Fill(std::move(updates[0]), with_logprobs, out);
+  for (size_t i = 1; i < updates.size(); ++i) {
+    v1::Output* output = out.add_more_outputs();
+    output->set_index(updates[i].index);
+    Fill(std::move(updates[i]), with_logprobs, *output);
+  }
+  return out;
 }
 
 v1::GetModelInfoResponse ToModelInfo(const ServedModel& model) {
@@ -261,6 +306,7 @@ v1::GetModelInfoResponse ToModelInfo(const ServedModel& model) {
   d->set_top_p(defaults.top_p);
   d->set_top_k(defaults.top_k);
   d->set_min_p(defaults.min_p);
+  d->set_repetition_penalty(defaults.repetition_penalty);
   for (const int32_t id : spec.eos_token_ids) d->add_eos_token_ids(id);
   for (const int32_t id : defaults.eos_token_ids) {
     if (std::find(spec.eos_token_ids.begin(), spec.eos_token_ids.end(), id) ==

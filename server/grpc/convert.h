@@ -56,7 +56,8 @@ void Merge(RequestUpdate&& more, RequestUpdate* into);
 /// `with_logprobs`: whether the request asked for them.
 v1::GenerateStreamResponse ToStreamResponse(const std::string& request_id, RequestUpdate&& update,
                                             bool with_logprobs);
-v1::GenerateResponse ToResponse(const std::string& request_id, RequestUpdate&& update,
+/// `updates`: the whole of each output, at least one.
+v1::GenerateResponse ToResponse(const std::string& request_id, std::vector<RequestUpdate>&& updates,
                                 bool with_logprobs);
 
 v1::GetModelInfoResponse ToModelInfo(const ServedModel& model);

@@ -1,6 +1,7 @@
 // GenerateCall: see the header for the picture.
 #include "server/grpc/generate_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/status.h"
@@ -15,7 +16,12 @@ bool GenerateCall::active() const {
 }
 
 void GenerateCall::Submit(Engine* engine, Request request) {
-  if (!active()) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (port_ == nullptr || finished_) return;
+    unfinished_ = request.sampling.n;
+    outputs_.resize(static_cast<size_t>(request.sampling.n));
+  }
   const bool too_long = static_cast<int64_t>(request.prompt_ids.size()) >= engine->max_model_len();
   const absl::StatusOr<RequestHandle> handle =
       engine->Submit(std::move(request), shared_from_this());
@@ -41,57 +47,101 @@ void GenerateCall::Fail(const absl::Status& status, bool retry_pushback) {
   {
     std::lock_guard lock(mutex_);
     if (finished_) return;
-    FinishLocked(std::nullopt, status, retry_pushback);
+    FinishLocked({}, status, retry_pushback);
   }
   CancelInEngine();
 }
 
 void GenerateCall::OnUpdate(RequestUpdate update) {
-  std::lock_guard lock(mutex_);
-  if (update.finish_reason.has_value()) ended_ = true;
-  if (finished_ || port_ == nullptr) return;
-  if (waiting_.has_value()) {
-    Merge(std::move(update), &*waiting_);
-  } else {
-    waiting_ = std::move(update);
+  const absl::Status failure = update.status;
+  {
+    std::lock_guard lock(mutex_);
+    if (update.finish_reason.has_value() && --unfinished_ == 0) ended_ = true;
+    if (finished_ || port_ == nullptr) return;
+    std::optional<RequestUpdate>& waiting = outputs_[static_cast<size_t>(update.index)];
+    if (waiting.has_value()) {
+      Merge(std::move(update), &*waiting);
+    } else {
+      waiting = std::move(update);
+    }
+    NoteBacklog();
+    Pump();
+    if (failure.ok() || ended_) return;
   }
-  backlog_.store(static_cast<int64_t>(waiting_->tokens.size()), std::memory_order_relaxed);
-  Pump();
+  Fail(failure);  // one of several outputs has failed, so the call has
 }
 
 bool GenerateCall::Stalled() const {
   return streaming_ && backlog_.load(std::memory_order_relaxed) >= backlog_limit_;
 }
 
-void GenerateCall::Pump() {
-  if (finished_ || writing_ || !waiting_.has_value()) return;
-  if (!streaming_ && !ended_) return;
-  RequestUpdate update = std::move(*waiting_);
-  waiting_.reset();
-  backlog_.store(0, std::memory_order_relaxed);
-  if (ended_) {
-    absl::Status status = update.status;
-    const bool cut_off = update.finish_reason == FinishReason::kCancelled ||
-                         update.finish_reason == FinishReason::kError;
-    if (cut_off && status.ok()) status = absl::CancelledError("the request was cancelled");
-    const bool send =
-        status.ok() || (streaming_ && !(update.text.empty() && update.tokens.empty()));
-    FinishLocked(send ? std::optional(std::move(update)) : std::nullopt, status, false);
-    return;
+void GenerateCall::NoteBacklog() {
+  int64_t tokens = 0;
+  for (const auto& waiting : outputs_) {
+    if (waiting.has_value()) tokens += static_cast<int64_t>(waiting->tokens.size());
   }
-  if (update.text.empty() && update.tokens.empty()) return;
-  writing_ = true;
-  progress_ = Clock::now();
-  port_->Write(std::move(update));
+  backlog_.store(tokens, std::memory_order_relaxed);
 }
 
-void GenerateCall::FinishLocked(std::optional<RequestUpdate> update, const absl::Status& status,
+int GenerateCall::NextOutput() const {
+  const auto n = static_cast<int>(outputs_.size());
+  for (int i = 1; i <= n; ++i) {  // in turn
+    const int output = (last_written_ + i) % n;
+    const auto& waiting = outputs_[static_cast<size_t>(output)];
+    if (!waiting.has_value()) continue;
+    if (waiting->finish_reason.has_value() || !waiting->text.empty() || !waiting->tokens.empty()) {
+      return output;
+    }
+  }
+  return -1;
+}
+
+RequestUpdate GenerateCall::Take(int output) {
+  std::optional<RequestUpdate>& waiting = outputs_[static_cast<size_t>(output)];
+  RequestUpdate update = std::move(*waiting);
+  waiting.reset();
+  last_written_ = output;
+  NoteBacklog();
+  return update;
+}
+
+void GenerateCall::Pump() {
+  if (finished_ || writing_) return;
+  if (!streaming_ && !ended_) return;
+  const int output = NextOutput();
+  if (output < 0) return;
+  const auto waiting = std::count_if(outputs_.begin(), outputs_.end(),
+                                     [](const auto& update) { return update.has_value(); });
+  if (!ended_ || (streaming_ && waiting > 1)) {
+    writing_ = true;
+    progress_ = Clock::now();
+    port_->Write(Take(output));
+    return;
+  }
+  std::vector<RequestUpdate> updates;
+  absl::Status status;
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    if (!outputs_[i].has_value()) continue;
+    RequestUpdate& update = updates.emplace_back(Take(static_cast<int>(i)));
+    const bool cut_off = update.finish_reason == FinishReason::kCancelled ||
+                         update.finish_reason == FinishReason::kError;
+    if (cut_off) status = update.status;
+    if (cut_off && status.ok()) status = absl::CancelledError("the request was cancelled");
+  }
+  // A stream still gets what was made before the failure; a call that collects gets all or nothing.
+  const bool send =
+      status.ok() || (streaming_ && !(updates[0].text.empty() && updates[0].tokens.empty()));
+  if (!send) updates.clear();
+  FinishLocked(std::move(updates), status, false);
+}
+
+void GenerateCall::FinishLocked(std::vector<RequestUpdate> updates, const absl::Status& status,
                                 bool retry_pushback) {
   finished_ = true;
-  waiting_.reset();
+  for (auto& waiting : outputs_) waiting.reset();
   backlog_.store(0, std::memory_order_relaxed);
   progress_ = Clock::now();
-  if (port_ != nullptr) port_->Finish(std::move(update), status, retry_pushback);
+  if (port_ != nullptr) port_->Finish(std::move(updates), status, retry_pushback);
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -112,7 +162,7 @@ void GenerateCall::Detach() {
     std::lock_guard lock(mutex_);
     port_ = nullptr;
     finished_ = true;
-    waiting_.reset();
+    for (auto& waiting : outputs_) waiting.reset();
   }
   CancelInEngine();
 }

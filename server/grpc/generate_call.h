@@ -1,7 +1,8 @@
 // GenerateCall: the state of one Generate or GenerateStream call, shared by its gRPC reactor, the
 // engine (whose sink it is) and the tokenizer's worker. No gRPC type in it.
 //
-//   engine thread --OnUpdate--> [one merged update that waits] --Port::Write--> one write in flight
+//   engine thread --OnUpdate--> [a merged update of each output] --Port::Write--> one write in
+//   flight
 //
 // While a write is in flight, later updates are merged, which loses nothing; when the waiting
 // tokens exceed the backlog limit the engine gives the request no more steps (Stalled). A writer
@@ -35,9 +36,9 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
     virtual ~Port() = default;
     /// Starts the one write in flight; OnWriteDone follows.
     virtual void Write(RequestUpdate update) = 0;
-    /// Sends `update` when there is one, and ends the call. `retry_pushback`: tell the client when
-    /// to try again.
-    virtual void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
+    /// Sends `updates` and ends the call: of a stream at most one, of a call that collects one for
+    /// each output, in order, or none. `retry_pushback`: tell the client when to try again.
+    virtual void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
                         bool retry_pushback) = 0;
     /// Gives up on a client that does not even read the end of its call.
     virtual void Abort() = 0;
@@ -69,21 +70,29 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
   void CheckStall(Clock::time_point now, Clock::duration limit);
 
  private:
-  void Pump();  // with mutex_
-  void FinishLocked(std::optional<RequestUpdate> update, const absl::Status& status,
+  // With mutex_.
+  void Pump();
+  void FinishLocked(std::vector<RequestUpdate> updates, const absl::Status& status,
                     bool retry_pushback);
+  // The output to write next, -1: none.
+  int NextOutput() const;
+  RequestUpdate Take(int output);
+  void NoteBacklog();
   void CancelInEngine();  // without mutex_
 
   const bool streaming_;
   const int64_t backlog_limit_;
-  std::atomic<int64_t> backlog_{0};  // tokens in waiting_, for Stalled
+  std::atomic<int64_t> backlog_{0};  // tokens in outputs_, for Stalled
 
   mutable std::mutex mutex_;
-  Port* port_;                                 // null after Detach
-  bool writing_ = false;                       // a write is in flight
-  bool finished_ = false;                      // Port::Finish was called
-  bool ended_ = false;                         // waiting_ holds the last update
-  std::optional<RequestUpdate> waiting_;       // merged updates that were not written yet
+  Port* port_;             // null after Detach
+  bool writing_ = false;   // a write is in flight
+  bool finished_ = false;  // Port::Finish was called
+  bool ended_ = false;     // the engine has said its last
+  // Of each output, the merged updates that were not written yet.
+  std::vector<std::optional<RequestUpdate>> outputs_ = std::vector<std::optional<RequestUpdate>>(1);
+  int32_t unfinished_ = 1;                     // outputs whose last update has not come
+  int last_written_ = 0;                       // output
   Clock::time_point progress_ = Clock::now();  // when a write was last started or done
   Engine* engine_ = nullptr;                   // set with handle_
   RequestHandle handle_ = 0;

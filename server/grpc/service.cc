@@ -94,12 +94,12 @@ class InferenceService::StreamReactor
     buffer_ = Serialize(ToStreamResponse(request_id_, std::move(update), with_logprobs_));
     StartWrite(&buffer_);
   }
-  void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
+  void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
     const grpc::Status end = service_->EndOf(context_, status, retry_pushback);
-    if (!update.has_value()) return ServerWriteReactor::Finish(end);
+    if (updates.empty()) return ServerWriteReactor::Finish(end);
     // Never with a write in flight (GenerateCall::Pump), so the buffer is free.
-    buffer_ = Serialize(ToStreamResponse(request_id_, std::move(*update), with_logprobs_));
+    buffer_ = Serialize(ToStreamResponse(request_id_, std::move(updates[0]), with_logprobs_));
     StartWriteAndFinish(&buffer_, grpc::WriteOptions(), end);
   }
   void OnWriteDone(bool ok) override { call_->OnWriteDone(ok); }
@@ -115,10 +115,10 @@ class InferenceService::UnaryReactor : public GenerateReactor<grpc::ServerUnaryR
       : GenerateReactor(service, context, false), response_(response) {}
 
   void Write(RequestUpdate) override {}  // a call that collects is only finished
-  void Finish(std::optional<RequestUpdate> update, const absl::Status& status,
+  void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
-    if (update.has_value()) {
-      *response_ = Serialize(ToResponse(request_id_, std::move(*update), with_logprobs_));
+    if (!updates.empty()) {
+      *response_ = Serialize(ToResponse(request_id_, std::move(updates), with_logprobs_));
     }
     ServerUnaryReactor::Finish(service_->EndOf(context_, status, retry_pushback));
   }

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -64,12 +65,29 @@ class FakeBackend : public Backend {
   }
   void Sample(TensorView logits, std::span<const SampleParams> params, std::span<int32_t> sampled,
               std::span<SampleResult> results) override {
-    const std::vector<SampleParams> copy(params.begin(), params.end());
-    Enqueue([=] {
+    // Lists belong to the caller, who may change them once this has returned.
+    struct Lists {
+      std::vector<int32_t> banned;
+      std::vector<uint32_t> mask;
+      std::vector<LogitEdit> edits;
+    };
+    auto lists = std::make_shared<std::vector<Lists>>();
+    std::vector<SampleParams> copy(params.begin(), params.end());
+    for (const SampleParams& p : params) {
+      lists->push_back({{p.banned_ids.begin(), p.banned_ids.end()},
+                        {p.allowed_mask.begin(), p.allowed_mask.end()},
+                        {p.edits.begin(), p.edits.end()}});
+    }
+    for (size_t i = 0; i < copy.size(); ++i) {
+      copy[i].banned_ids = (*lists)[i].banned;
+      copy[i].allowed_mask = (*lists)[i].mask;
+      copy[i].edits = (*lists)[i].edits;
+    }
+    Enqueue([=, lists = std::move(lists)] {
       std::vector<TokenLogprob> scratch(2 * static_cast<size_t>(logits.cols));
       for (size_t i = 0; i < copy.size(); ++i) {
-        const std::span<const float> row(logits.Row<float>(static_cast<int64_t>(i)),
-                                         static_cast<size_t>(logits.cols));
+        const std::span<float> row(logits.Row<float>(static_cast<int64_t>(i)),
+                                   static_cast<size_t>(logits.cols));
         SampleRow(row, copy[i], scratch, results[i]);
         for (const float x : row) {
           if (std::isnan(x)) results[i].finite = false;
@@ -194,8 +212,43 @@ class FakeModel : public Model {
   DecoderSpec spec_;
 };
 
-/// What the engine must generate for `request`, from its history alone.
-inline std::vector<int32_t> ReferenceTokens(const Request& request) {
+/// What the options of `s` make of the logits of the token after `tokens`, by their definitions in
+/// docs/requests.md. A bad word's letters are its tokens.
+inline void ReferenceEdit(const SamplingParams& s, const std::vector<int32_t>& tokens,
+                          size_t prompt_size, std::span<float> logits) {
+  for (const auto& [id, bias] : s.logit_bias) logits[static_cast<size_t>(id)] += bias;
+  for (size_t v = 0; v < logits.size(); ++v) {
+    const auto id = static_cast<int32_t>(v);
+    const auto output = tokens.begin() + static_cast<std::ptrdiff_t>(prompt_size);
+    const auto said = std::count(output, tokens.end(), id);
+    if (std::count(tokens.begin(), tokens.end(), id) > 0) {
+      logits[v] =
+          logits[v] > 0 ? logits[v] / s.repetition_penalty : logits[v] * s.repetition_penalty;
+    }
+    if (said > 0) {
+      logits[v] -= s.presence_penalty + s.frequency_penalty * static_cast<float>(said);
+    }
+    const auto& allowed = s.allowed_token_ids;
+    if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), id) == allowed.end()) {
+      logits[v] = -std::numeric_limits<float>::infinity();
+    }
+  }
+  for (const std::string& bad : s.bad_words) {
+    for (const std::string& word : {bad, " " + bad}) {
+      std::vector<int32_t> ids;
+      for (const char c : word) ids.push_back(c == ' ' ? 27 : c - 'a' + 1);
+      const size_t before = ids.size() - 1;
+      if (tokens.size() - prompt_size < before) continue;
+      if (std::equal(tokens.end() - static_cast<std::ptrdiff_t>(before), tokens.end(),
+                     ids.begin())) {
+        logits[static_cast<size_t>(ids.back())] = -std::numeric_limits<float>::infinity();
+      }
+    }
+  }
+}
+
+/// What the engine must generate for output `index` of `request`, from its history alone.
+inline std::vector<int32_t> ReferenceTokens(const Request& request, uint32_t index = 0) {
   std::vector<int32_t> tokens = request.prompt_ids;
   std::vector<float> logits(kFakeVocab);
   std::vector<TokenLogprob> scratch(2 * kFakeVocab);
@@ -204,6 +257,7 @@ inline std::vector<int32_t> ReferenceTokens(const Request& request) {
     uint64_t hash = 1;
     for (const int32_t t : tokens) hash = MixToken(hash, t);
     FakeModel::LogitsOf(hash, false, logits);
+    ReferenceEdit(s, tokens, request.prompt_ids.size(), logits);
     SampleResult result;
     SampleRow(logits,
               {.temperature = s.temperature,
@@ -211,6 +265,7 @@ inline std::vector<int32_t> ReferenceTokens(const Request& request) {
                .top_p = s.top_p,
                .min_p = s.min_p,
                .seed = s.seed.value_or(0),
+               .sequence_index = index,
                .position = static_cast<uint32_t>(tokens.size())},
               scratch, result);
     tokens.push_back(result.token_id);

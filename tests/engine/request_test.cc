@@ -48,6 +48,41 @@ TEST(ValidateSampling, RefusesByNameAndValue) {
       {[](auto* p) { p->stop_token_ids.assign(100, 1); }, "stop_token_ids has 100 ids"},
       {[](auto* p) { p->logprobs = -2; }, "logprobs is -2"},
       {[](auto* p) { p->logprobs = 21; }, "logprobs is 21"},
+      {[](auto* p) { p->repetition_penalty = 0.0f; }, "repetition_penalty is 0"},
+      {[=](auto* p) { p->repetition_penalty = kInf; }, "repetition_penalty is inf"},
+      {[=](auto* p) { p->repetition_penalty = kNan; }, "repetition_penalty is nan"},
+      {[](auto* p) { p->presence_penalty = 2.5f; }, "presence_penalty is 2.5, allowed: -2 to 2"},
+      {[=](auto* p) { p->frequency_penalty = kNan; }, "frequency_penalty is nan"},
+      {[](auto* p) {
+         p->logit_bias = {{3, 1.0f}, {100, 1.0f}};
+       },
+       "logit_bias[100]"},
+      {[](auto* p) {
+         p->logit_bias = {{-1, 1.0f}};
+       },
+       "logit_bias[-1]"},
+      {[](auto* p) {
+         p->logit_bias = {{7, 100.5f}};
+       },
+       "logit_bias[7] is 100.5"},
+      {[=](auto* p) {
+         p->logit_bias = {{7, kNan}};
+       },
+       "logit_bias[7] is nan"},
+      {[](auto* p) {
+         p->logit_bias.assign(1025, {1, 1.0f});
+       },
+       "logit_bias has 1025 entries"},
+      {[](auto* p) {
+         p->allowed_token_ids = {1, 100};
+       },
+       "allowed_token_ids[1] is 100"},
+      {[](auto* p) { p->allowed_token_ids.assign(101, 1); }, "allowed_token_ids has 101 ids"},
+      {[](auto* p) { p->bad_words.assign(129, "x"); }, "bad_words has 129 strings"},
+      {[](auto* p) { p->bad_words = {""}; }, "bad_words[0] has 0 bytes"},
+      {[](auto* p) { p->bad_words = {"\xFF"}; }, "bad_words[0] is not valid UTF-8 at byte 0"},
+      {[](auto* p) { p->n = 0; }, "n is 0, allowed: 1 to 128"},
+      {[](auto* p) { p->n = 1000000; }, "n is 1000000"},
   };
   for (const Row& row : rows) {
     SamplingParams params;
@@ -69,6 +104,13 @@ TEST(ValidateSampling, TakesDefaultsAndLimits) {
   params.stop.assign(16, std::string(256, 'x'));
   params.stop_token_ids = {0, 99};
   params.logprobs = 20;
+  params.repetition_penalty = 1e-3f;
+  params.presence_penalty = -2.0f;
+  params.frequency_penalty = 2.0f;
+  params.logit_bias = {{0, -100.0f}, {99, 100.0f}};
+  params.allowed_token_ids = {0, 99};
+  params.bad_words.assign(128, std::string(256, 'x'));
+  params.n = 128;
   EXPECT_TRUE(ValidateSampling(params, 100).ok());
 }
 

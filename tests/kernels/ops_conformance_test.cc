@@ -232,6 +232,14 @@ TEST_P(OpConformance, SampleDrawsWhatTheDefinitionDraws) {
   const std::vector<float> values = RandomFloats(kRows * kVocab, 5, 3.0f);
   std::vector<SampleParams> params(kRows);
   const std::vector<int32_t> banned = {3, 77};
+  const std::vector<uint32_t> mask((kVocab + 31) / 32, 0xa5a5a5a5u);
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 1; id < kVocab; id += 3) {
+    edits.push_back({.token_id = id,
+                     .bias = id % 5 == 0 ? 2.0f : 0.0f,
+                     .penalty = id % 2 == 0 ? 1.5f : 0.0f,
+                     .repeated = id % 4 == 0});
+  }
   for (uint32_t r = 0; r < kRows; ++r) {
     params[r] = {
         .temperature = r == 0 ? 0.0f : 0.3f * static_cast<float>(r), .seed = r, .position = 10 * r};
@@ -239,6 +247,10 @@ TEST_P(OpConformance, SampleDrawsWhatTheDefinitionDraws) {
     params[r].top_p = r % 2 == 1 ? 0.9f : 1.0f;
     params[r].num_logprobs = static_cast<int32_t>(r % 4);
     params[r].banned_ids = banned;
+    if (r % 3 == 2) params[r].allowed_mask = mask;
+    if (r % 4 >= 2) params[r].edits = edits;
+    params[r].repetition_penalty = 1.3f;
+    if (r == 7) params[r].forced_id = 500;
   }
   const DeviceMatrix logits(backend(), DType::kF32, kRows, kVocab, values, 5);
   const DeviceArray<int32_t> sampled(backend(), std::vector<int32_t>(kRows, -1));
@@ -247,11 +259,13 @@ TEST_P(OpConformance, SampleDrawsWhatTheDefinitionDraws) {
   for (size_t r = 0; r < kRows; ++r) results[r].top = std::span(top).subspan(3 * r, 3);
   backend().Sample(logits, params, sampled.span(), results);
   ASSERT_TRUE(backend().Synchronize().ok());
+  EXPECT_EQ(logits.Read(), values) << "edits are undone";
   const std::vector<int32_t> ids = sampled.Read();
+  std::vector<float> rows = values;
   for (size_t r = 0; r < kRows; ++r) {
     SampleResult expected;
     expected.top = expected_top;
-    SampleRow(std::span(values).subspan(r * kVocab, kVocab), params[r], scratch, expected);
+    SampleRow(std::span(rows).subspan(r * kVocab, kVocab), params[r], scratch, expected);
     EXPECT_EQ(results[r].token_id, expected.token_id) << "row " << r;
     EXPECT_EQ(ids[r], expected.token_id) << "row " << r;
     if (params[r].num_logprobs == 0) continue;

@@ -21,7 +21,7 @@ using ::testing::ElementsAre;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-int32_t Sample(const std::vector<float>& logits, const SampleParams& params) {
+int32_t Sample(std::vector<float> logits, const SampleParams& params) {
   std::vector<TokenLogprob> scratch(2 * logits.size());
   SampleResult result;
   SampleRow(logits, params, scratch, result);
@@ -271,7 +271,7 @@ TEST(SampleRow, EqualsTheDefinitionBySortingOnLargeRows) {
 }
 
 TEST(SampleRow, LogprobsAreOfTheModelsOwnDistribution) {
-  const std::vector<float> logits = LogsOf({0.125f, 0.5f, 0.25f, 0.125f});
+  std::vector<float> logits = LogsOf({0.125f, 0.5f, 0.25f, 0.125f});
   std::vector<TokenLogprob> scratch(8), top(4);
   const std::vector<int32_t> banned = {1};
   SampleResult result;
@@ -295,13 +295,58 @@ TEST(SampleRow, ReportsAtMostTheVocabularyAndLeavesInfinitiesOut) {
   std::vector<TokenLogprob> scratch(6), top(10);
   SampleResult result;
   result.top = top;
-  SampleRow(std::vector<float>{kNan, 2.0f, -kInf}, {.temperature = 1.0f, .num_logprobs = 10},
-            scratch, result);
+  std::vector<float> logits = {kNan, 2.0f, -kInf};
+  SampleRow(logits, {.temperature = 1.0f, .num_logprobs = 10}, scratch, result);
   EXPECT_EQ(result.token_id, 1);
   EXPECT_EQ(result.logprob, 0.0f);
   ASSERT_EQ(result.top.size(), 3u);
   EXPECT_EQ(result.top[0].token_id, 1);
   EXPECT_EQ(result.top[1].logprob, -kInf);
+}
+
+TEST(SampleRow, EditsAreBiasThenRepetitionThenPenalty) {
+  const auto edited = [](float x, LogitEdit edit, float repetition) {
+    return EditedLogit(x, edit, repetition);
+  };
+  EXPECT_EQ(edited(3.0f, {.bias = 1.0f}, 2.0f), 4.0f);
+  EXPECT_EQ(edited(3.0f, {.bias = 1.0f, .penalty = 0.5f, .repeated = 1}, 2.0f), 1.5f);
+  EXPECT_EQ(edited(-3.0f, {.penalty = 0.5f, .repeated = 1}, 2.0f), -6.5f);
+  EXPECT_EQ(edited(-kInf, {.bias = 100.0f, .repeated = 1}, 0.5f), -kInf);
+}
+
+TEST(SampleRow, EditsDecideTheDrawAndLeaveLogitsAndLogprobsAlone) {
+  const std::vector<float> before = LogsOf({0.125f, 0.5f, 0.25f, 0.125f});
+  std::vector<float> logits = before;
+  std::vector<TokenLogprob> scratch(8), top(1);
+  const std::vector<LogitEdit> edits = {{.token_id = 1, .penalty = 5.0f},
+                                        {.token_id = 3, .bias = 1.0f}};
+  SampleResult result;
+  result.top = top;
+  SampleRow(logits, {.temperature = 0.0f, .num_logprobs = 1, .edits = edits}, scratch, result);
+  EXPECT_EQ(result.token_id, 3);
+  EXPECT_NEAR(result.logprob, before[3], 1e-6f);
+  EXPECT_EQ(result.top[0].token_id, 1);
+  EXPECT_EQ(logits, before);
+}
+
+TEST(SampleRow, DrawsOnlyWhatTheMaskAllows) {
+  const std::vector<float> logits(70, 1.0f);
+  const std::vector<uint32_t> mask = {1u << 4, 1u << 31, 1u << 2};
+  EXPECT_EQ(Drawn(logits, {.allowed_mask = mask}), (std::set<int32_t>{4, 63, 66}));
+  const std::vector<int32_t> banned = {63};
+  EXPECT_EQ(Drawn(logits, {.banned_ids = banned, .allowed_mask = mask}),
+            (std::set<int32_t>{4, 66}));
+  EXPECT_EQ(Sample(logits, {.temperature = 0.0f, .allowed_mask = mask}), 4);
+}
+
+TEST(SampleRow, AForcedTokenIsReportedAsIfDrawn) {
+  std::vector<float> logits = LogsOf({0.125f, 0.5f, 0.25f, 0.125f});
+  std::vector<TokenLogprob> scratch(8), top(1);
+  SampleResult result;
+  result.top = top;
+  SampleRow(logits, {.temperature = 0.0f, .num_logprobs = 1, .forced_id = 2}, scratch, result);
+  EXPECT_EQ(result.token_id, 2);
+  EXPECT_NEAR(result.logprob, std::log(0.25f), 1e-6f);
 }
 
 }  // namespace

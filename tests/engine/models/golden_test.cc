@@ -29,7 +29,7 @@ using testing_support::TempDir;
 using testing_support::WriteFile;
 
 // QUANTD_FIXTURES: another folder with fixtures of the same names, such as larger ones.
-const std::filesystem::path kFixtures = std::getenv("QUANTD_FIXTURES") != nullptr
+const std::filesystem::path kFixtureRoot = std::getenv("QUANTD_FIXTURES") != nullptr
                                             ? std::filesystem::path(std::getenv("QUANTD_FIXTURES"))
                                             : std::filesystem::path(QUANTD_TEST_DATA) / "models";
 
@@ -297,7 +297,7 @@ TEST_P(GoldenTest, ChunkedEqualsWhole) {
 TEST_P(GoldenTest, WeightsStayPacked) {
   const auto runner = Load(Precision::kNative, ActivationMode::kFused);
   ASSERT_NE(runner, nullptr);
-  const auto inspected = InspectModel(kFixtures / GetParam().fixture, /*values=*/false);
+  const auto inspected = InspectModel(kFixtureRoot / GetParam().fixture, /*values=*/false);
   ASSERT_TRUE(inspected.ok()) << inspected.status();
   const bool floats = fixture().kind == Kind::kFloat;
   int64_t resident = 0, stored = 0, loaded = 0, there = 0;
@@ -388,7 +388,7 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenActivations, ::testing::ValuesIn(Golden
 TEST(GoldenFixtures, EveryOneIsThereAndInTheTable) {
   if (std::getenv("QUANTD_FIXTURES") != nullptr) GTEST_SKIP() << "a folder may hold some of them";
   std::set<std::string> there, listed;
-  for (const auto& entry : std::filesystem::directory_iterator(kFixtures)) {
+  for (const auto& entry : std::filesystem::directory_iterator(kFixtureRoot)) {
     there.insert(entry.path().filename().string());
   }
   for (const Fixture& fixture : kFixtures) listed.insert(fixture.name);

@@ -208,7 +208,7 @@ TEST(CudaRowOps, LaunchNothingForNoRows) {
     RmsNorm(x, weight.data(), 1e-5f, out, s);
     AddRmsNorm(x, x, weight.data(), 1e-5f, out, s);
     RopeAndStoreKv(x, x, x, weight.data(), {1, 1, 16, 1.0f}, {}, {}, s);
-    Sample(x, nullptr, nullptr, nullptr, nullptr, nullptr, s);
+    Sample(x, nullptr, {}, nullptr, nullptr, nullptr, s);
   });
   EXPECT_TRUE(FirstError().ok());
 }

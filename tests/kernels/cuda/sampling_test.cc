@@ -24,11 +24,28 @@ using on_device::Rows;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-/// One row and how to draw from it. `params.banned_ids` is not used.
+/// One row and how to draw from it. The lists of `params` are not used.
 struct SamplingCase {
   std::vector<float> logits;
   SampleParams params;
   std::vector<int32_t> banned;
+  std::vector<uint32_t> mask;  // empty: all allowed
+  std::vector<LogitEdit> edits;
+
+  bool Allows(int32_t id) const {
+    const auto i = static_cast<size_t>(id);
+    return std::find(banned.begin(), banned.end(), id) == banned.end() &&
+           (mask.empty() || (mask[i / 32] >> (i % 32) & 1u) != 0);
+  }
+  /// What the draw sees.
+  std::vector<float> Edited() const {
+    std::vector<float> edited = logits;
+    for (const LogitEdit& e : edits) {
+      float& logit = edited[static_cast<size_t>(e.token_id)];
+      logit = EditedLogit(logit, e, params.repetition_penalty);
+    }
+    return edited;
+  }
 };
 
 struct Drawn {
@@ -43,6 +60,8 @@ std::vector<Drawn> SampleOnDevice(const std::vector<SamplingCase>& cases, Layout
   std::vector<float> values;
   std::vector<DeviceSampleParams> params;
   std::vector<int32_t> banned;
+  std::vector<uint32_t> masks;
+  std::vector<DeviceLogitEdit> edits;
   for (const SamplingCase& c : cases) {
     values.insert(values.end(), c.logits.begin(), c.logits.end());
     params.push_back(
@@ -52,21 +71,33 @@ std::vector<Drawn> SampleOnDevice(const std::vector<SamplingCase>& cases, Layout
          .uniform = UniformOf(c.params.seed, c.params.sequence_index, c.params.position),
          .top_k = c.params.top_k,
          .num_logprobs = c.params.num_logprobs,
+         .repetition_penalty = c.params.repetition_penalty,
+         .forced_id = c.params.forced_id,
          .first_banned = static_cast<int32_t>(banned.size()),
-         .num_banned = static_cast<int32_t>(c.banned.size())});
+         .num_banned = static_cast<int32_t>(c.banned.size()),
+         .first_mask = c.mask.empty() ? -1 : static_cast<int32_t>(masks.size()),
+         .first_edit = static_cast<int32_t>(edits.size()),
+         .num_edits = static_cast<int32_t>(c.edits.size())});
     banned.insert(banned.end(), c.banned.begin(), c.banned.end());
+    masks.insert(masks.end(), c.mask.begin(), c.mask.end());
+    for (const LogitEdit& e : c.edits) {
+      edits.push_back({e.token_id, e.bias, e.penalty, e.repeated, kNaN});
+    }
   }
   const Rows logits(FloatType::kF32, rows, vocab, values, layout);
   const Array<DeviceSampleParams> device_params(params);
+  const Array<uint32_t> device_masks(masks);
+  const Array<DeviceLogitEdit> device_edits(edits);
   const Array<int32_t> device_banned(banned), sampled(std::vector<int32_t>(rows, -1));
   const Array<DeviceSampleResult> results{std::vector<DeviceSampleResult>(rows, {-1, -1, -1, -1})};
   const Array<DeviceTokenLogprob> top{
       std::vector<DeviceTokenLogprob>(rows * kMaxTopLogprobs, {-1, kNaN})};
   Execute([&](Stream s) {
-    Sample(logits, device_params.data(), device_banned.data(), results.data(), top.data(),
-           sampled.data(), s);
+    Sample(logits, device_params.data(),
+           {device_banned.data(), device_masks.data(), device_edits.data()}, results.data(),
+           top.data(), sampled.data(), s);
   });
-  on_device::ExpectSame(logits.Read(), values, "logits are only read");
+  on_device::ExpectSame(logits.Read(), values, "edits are undone");
   std::vector<Drawn> drawn(rows);
   for (size_t r = 0; r < rows; ++r) {
     drawn[r].result = results.span()[r];
@@ -81,11 +112,14 @@ std::vector<Drawn> SampleOnDevice(const std::vector<SamplingCase>& cases, Layout
 SampleResult Expected(const SamplingCase& c, std::vector<TokenLogprob>& top) {
   SampleParams params = c.params;
   params.banned_ids = c.banned;
+  params.allowed_mask = c.mask;
+  params.edits = c.edits;
   top.resize(static_cast<size_t>(params.num_logprobs));
   SampleResult result;
   result.top = top;
   std::vector<TokenLogprob> scratch(2 * c.logits.size());
-  SampleRow(c.logits, params, scratch, result);
+  std::vector<float> logits = c.logits;
+  SampleRow(logits, params, scratch, result);
   return result;
 }
 
@@ -99,16 +133,16 @@ float SaneLogit(float logit) { return std::isnan(logit) ? -kInfinity : std::min(
 bool Accepts(const SamplingCase& c, int32_t token) {
   const SampleParams& p = c.params;
   const size_t vocab = c.logits.size();
+  const std::vector<float> edited = c.Edited();
   if (p.temperature <= 0.0f) return false;      // greedy compares logits: exact
   std::vector<std::pair<float, int32_t>> best;  // (exponent, id), best first
   std::vector<int32_t> allowed;
   for (size_t i = 0; i < vocab; ++i) {
     const auto id = static_cast<int32_t>(i);
-    const bool banned = std::find(c.banned.begin(), c.banned.end(), id) != c.banned.end();
-    if (!banned && SaneLogit(c.logits[i]) > -kInfinity) allowed.push_back(id);
+    if (c.Allows(id) && SaneLogit(edited[i]) > -kInfinity) allowed.push_back(id);
   }
   if (allowed.empty()) return false;
-  const auto logit = [&](int32_t id) { return SaneLogit(c.logits[static_cast<size_t>(id)]); };
+  const auto logit = [&](int32_t id) { return SaneLogit(edited[static_cast<size_t>(id)]); };
   std::stable_sort(allowed.begin(), allowed.end(),
                    [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
   const float largest = logit(allowed[0]);
@@ -260,6 +294,28 @@ class Cases {
     }
     return banned;
   }
+  /// Biases and penalties of some ids, the best one likely among them; often a mask; rarely a token
+  /// that is forced.
+  void Edit(SamplingCase& c) {
+    const auto vocab = static_cast<int32_t>(c.logits.size());
+    const int one_in = PickInt({1, 3, 50});
+    const auto best =
+        static_cast<int32_t>(std::max_element(c.logits.begin(), c.logits.end()) - c.logits.begin());
+    c.params.repetition_penalty = Pick({1.0f, 1.1f, 2.0f, 0.5f});
+    for (int32_t id = 0; id < vocab; ++id) {
+      if (id != best && Int(1, one_in) > 1) continue;
+      c.edits.push_back({.token_id = id,
+                         .bias = Pick({0.0f, 0.0f, 1.5f, -1.5f, 100.0f, -100.0f}),
+                         .penalty = Pick({0.0f, 0.7f, -0.7f, 30.0f}),
+                         .repeated = Int(0, 1)});
+    }
+    if (Int(0, 1) == 0) {
+      for (int32_t word = 0; word < (vocab + 31) / 32; ++word) {
+        c.mask.push_back(static_cast<uint32_t>(engine_()));
+      }
+    }
+    if (Int(0, 19) == 0) c.params.forced_id = Int(0, vocab - 1);
+  }
   SampleParams Params(size_t vocab, bool top_k, bool top_p, bool min_p) {
     const auto size = static_cast<int32_t>(vocab);
     SampleParams params;
@@ -294,7 +350,7 @@ class Cases {
 struct Kind {
   std::string name;
   bool top_k = false, top_p = false, min_p = false, bans = false, damage = false, logprobs = false;
-  bool greedy = false;
+  bool greedy = false, edits = false;
 };
 
 class CudaSample : public ::testing::TestWithParam<Kind> {};
@@ -311,6 +367,7 @@ TEST_P(CudaSample, DrawsWhatTheDefinitionDraws) {
       if (kind.damage) random.Damage(c.logits);
       c.params = random.Params(vocab, kind.top_k, kind.top_p, kind.min_p);
       if (kind.bans && random.Int(0, 1) == 0) c.banned = random.Banned(c.logits);
+      if (kind.edits) random.Edit(c);
       if (kind.logprobs) c.params.num_logprobs = random.PickInt({0, 1, 2, 5, 20, 64});
       if (kind.greedy) c.params.temperature = 0.0f;
     }
@@ -337,6 +394,15 @@ INSTANTIATE_TEST_SUITE_P(
              .bans = true,
              .damage = true,
              .logprobs = true},
+        Kind{.name = "Edited",
+             .top_k = true,
+             .top_p = true,
+             .min_p = true,
+             .bans = true,
+             .logprobs = true,
+             .edits = true},
+        Kind{.name = "EditedDamaged", .damage = true, .logprobs = true, .edits = true},
+        Kind{.name = "EditedGreedy", .logprobs = true, .greedy = true, .edits = true},
         Kind{.name = "Logprobs", .bans = true, .logprobs = true},
         Kind{.name = "Greedy", .bans = true, .greedy = true},
         Kind{.name = "GreedyDamaged",

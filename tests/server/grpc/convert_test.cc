@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <set>
 
 #include "kernels/status.h"
 
@@ -20,6 +22,7 @@ ModelFacts Facts() {
   facts.defaults.top_p = 0.75f;
   facts.defaults.top_k = 11;
   facts.defaults.min_p = 0.125f;
+  facts.defaults.repetition_penalty = 1.25f;
   return facts;
 }
 
@@ -37,6 +40,9 @@ TEST(Convert, AbsentFieldsTakeTheModelsDefaults) {
   EXPECT_EQ(s.top_p, 0.75f);
   EXPECT_EQ(s.top_k, 11);
   EXPECT_EQ(s.min_p, 0.125f);
+  EXPECT_EQ(s.repetition_penalty, 1.25f);
+  EXPECT_EQ(s.presence_penalty, 0.0f);
+  EXPECT_EQ(s.n, 1);
   EXPECT_EQ(s.seed, std::nullopt);
   EXPECT_EQ(s.max_tokens, 16);
   EXPECT_EQ(s.min_tokens, 0);
@@ -88,6 +94,15 @@ TEST(Convert, EveryFieldArrives) {
   s->add_stop_token_ids(5);
   s->set_ignore_eos(true);
   s->set_logprobs(20);
+  s->set_repetition_penalty(1.5);
+  s->set_presence_penalty(-2);
+  s->set_frequency_penalty(0.5);
+  (*s->mutable_logit_bias())[7] = -3;
+  (*s->mutable_logit_bias())[2] = 4;
+  s->add_allowed_token_ids(8);
+  s->add_bad_words("no");
+  s->set_include_stop_str_in_output(true);
+  s->set_n(3);
   const auto prepared = ToPreparedRequest(std::move(request), Facts());
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   const Request& r = prepared->request;
@@ -106,6 +121,14 @@ TEST(Convert, EveryFieldArrives) {
   EXPECT_EQ(r.sampling.stop_token_ids, std::vector<int32_t>{5});
   EXPECT_TRUE(r.sampling.ignore_eos);
   EXPECT_EQ(r.sampling.logprobs, 20);
+  EXPECT_EQ(r.sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(r.sampling.presence_penalty, -2.0f);
+  EXPECT_EQ(r.sampling.frequency_penalty, 0.5f);
+  EXPECT_EQ(r.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{2, 4.0f}, {7, -3.0f}}));
+  EXPECT_EQ(r.sampling.allowed_token_ids, std::vector<int32_t>{8});
+  EXPECT_EQ(r.sampling.bad_words, std::vector<std::string>{"no"});
+  EXPECT_TRUE(r.sampling.include_stop_str_in_output);
+  EXPECT_EQ(r.sampling.n, 3);
   EXPECT_FALSE(prepared->has_text);
 }
 
@@ -207,6 +230,38 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
       {"top_p 1.1", [&](auto& r) { s(r)->set_top_p(1.1f); }, kBad, {"sampling.top_p", "1.1"}},
       {"top_p nan", [&](auto& r) { s(r)->set_top_p(nan); }, kBad, {"sampling.top_p", "nan"}},
       {"top_k -5", [&](auto& r) { s(r)->set_top_k(-5); }, kBad, {"sampling.top_k", "-5"}},
+      {"n 0", [&](auto& r) { s(r)->set_n(0); }, kBad, {"sampling.n", "1 to 128"}},
+      {"n of a million", [&](auto& r) { s(r)->set_n(1000000); }, kBad, {"sampling.n", "1000000"}},
+      {"repetition_penalty 0",
+       [&](auto& r) { s(r)->set_repetition_penalty(0); },
+       kBad,
+       {"sampling.repetition_penalty", "0"}},
+      {"presence_penalty nan",
+       [&](auto& r) { s(r)->set_presence_penalty(std::nanf("")); },
+       kBad,
+       {"sampling.presence_penalty", "nan"}},
+      {"frequency_penalty 3",
+       [&](auto& r) { s(r)->set_frequency_penalty(3); },
+       kBad,
+       {"sampling.frequency_penalty", "3"}},
+      {"a million logit_biases",
+       [&](auto& r) {
+         for (int i = 0; i < 1000000; ++i) (*s(r)->mutable_logit_bias())[i] = 1;
+       },
+       kBad,
+       {"sampling.logit_bias", "1000000", "1024"}},
+      {"logit_bias of no token",
+       [&](auto& r) { (*s(r)->mutable_logit_bias())[100] = 1; },
+       kBad,
+       {"sampling.logit_bias[100]", "99"}},
+      {"allowed_token_ids -1",
+       [&](auto& r) { s(r)->add_allowed_token_ids(-1); },
+       kBad,
+       {"sampling.allowed_token_ids[0]", "-1"}},
+      {"an empty bad word",
+       [&](auto& r) { s(r)->add_bad_words(""); },
+       kBad,
+       {"sampling.bad_words[0]"}},
       {"min_p 2", [&](auto& r) { s(r)->set_min_p(2); }, kBad, {"sampling.min_p", "2"}},
       {"max_tokens 0",
        [&](auto& r) { s(r)->set_max_tokens(0); },
@@ -288,9 +343,66 @@ TEST(Convert, MergedUpdatesLoseNothing) {
 TEST(Convert, LogprobsOnlyWhenAskedFor) {
   RequestUpdate update = Update("a", 1);
   update.finish_reason = FinishReason::kLength;
-  const auto proto = ToResponse("", std::move(update), false);
+  const auto proto = ToResponse("", {update}, false);
   EXPECT_EQ(proto.logprobs_size(), 0);
   EXPECT_EQ(proto.finish_reason(), v1::FINISH_REASON_LENGTH);
+}
+
+TEST(Convert, AResponseHoldsAllOutputs) {
+  std::vector<RequestUpdate> updates = {Update("a", 1), Update("b", 2), Update("c", 4)};
+  for (int32_t i = 0; i < 3; ++i) {
+    updates[static_cast<size_t>(i)].index = i;
+    updates[static_cast<size_t>(i)].finish_reason = FinishReason::kStop;
+  }
+  updates[2].finish_reason = FinishReason::kLength;
+  const auto proto = ToResponse("id", std::move(updates), true);
+  EXPECT_EQ(proto.text(), "a");
+  ASSERT_EQ(proto.more_outputs_size(), 2);
+  EXPECT_EQ(proto.more_outputs(0).text(), "b");
+  EXPECT_EQ(proto.more_outputs(1).index(), 2);
+  EXPECT_EQ(proto.more_outputs(1).token_ids(0), 4);
+  EXPECT_EQ(proto.more_outputs(1).logprobs_size(), 1);
+  EXPECT_EQ(proto.more_outputs(0).finish_reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(proto.more_outputs(1).finish_reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(proto.usage().prompt_tokens(), 3);
+  EXPECT_EQ(proto.usage().completion_tokens(), 7) << "of all outputs";
+}
+
+// Names in the first column of the table under "## Sampling".
+std::set<std::string> DocumentedFields() {
+  std::ifstream page(QUANTD_SOURCE_DIR "/docs/requests.md");
+  std::set<std::string> names;
+  bool inside = false;
+  for (std::string line; std::getline(page, line);) {
+    if (line.starts_with("## ")) inside = line == "## Sampling";
+    if (!inside || !line.starts_with("| `")) continue;
+    names.insert(line.substr(3, line.find('`', 3) - 3));
+  }
+  return names;
+}
+
+TEST(Convert, ThePageOnRequestsListsEveryOption) {
+  std::set<std::string> fields;
+  const auto* descriptor = v1::SamplingParams::descriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) fields.insert(descriptor->field(i)->name());
+  EXPECT_EQ(DocumentedFields(), fields);
+}
+
+TEST(Convert, RefusesFieldsOfAnotherVersion) {
+  const auto refused = [](v1::GenerateRequest request, const std::string& field) {
+    const auto status = ToPreparedRequest(std::move(request), Facts()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Message(status), field + ": field number 99 is not known here");
+  };
+  v1::GenerateRequest request;
+  request.set_text("a");
+  v1::GenerateRequest spoiled = request;
+  spoiled.GetReflection()->MutableUnknownFields(&spoiled)->AddVarint(99, 1);
+  refused(spoiled, "request");
+  spoiled = request;
+  v1::SamplingParams* sampling = spoiled.mutable_sampling();
+  sampling->GetReflection()->MutableUnknownFields(sampling)->AddLengthDelimited(99, "x");
+  refused(spoiled, "sampling");
 }
 
 }  // namespace

@@ -13,9 +13,10 @@ namespace {
 class RecordingPort : public GenerateCall::Port {
  public:
   void Write(RequestUpdate update) override { writes.push_back(std::move(update)); }
-  void Finish(std::optional<RequestUpdate> update, const absl::Status& s, bool p) override {
+  void Finish(std::vector<RequestUpdate> updates, const absl::Status& s, bool p) override {
     ++finishes;
-    last = std::move(update);
+    if (!updates.empty()) last = updates[0];
+    all = std::move(updates);
     status = s;
     pushback = p;
   }
@@ -24,7 +25,8 @@ class RecordingPort : public GenerateCall::Port {
   std::vector<RequestUpdate> writes;
   int finishes = 0;
   int aborts = 0;
-  std::optional<RequestUpdate> last;
+  std::optional<RequestUpdate> last;  // the first of `all`
+  std::vector<RequestUpdate> all;
   absl::Status status;
   bool pushback = false;
 };
@@ -166,6 +168,92 @@ TEST(GenerateCall, FullQueueAsksForARetry) {
   call->Submit(&engine, request);
   EXPECT_EQ(port.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(port.pushback);
+}
+
+// ---- several outputs
+
+RequestUpdate Of(int32_t index, const std::string& text,
+                 std::optional<FinishReason> reason = std::nullopt) {
+  RequestUpdate update = Text(text, reason);
+  update.index = index;
+  return update;
+}
+
+// Takes requests and says nothing.
+class SilentEngine : public test::FakeEngine {
+ public:
+  absl::StatusOr<RequestHandle> Submit(Request, std::shared_ptr<RequestSink>) override { return 1; }
+  void Cancel(RequestHandle) override {}
+};
+
+// A call whose request asks for `n` outputs, handed to an engine that answers nothing itself.
+std::shared_ptr<GenerateCall> CallFor(RecordingPort& port, bool streaming, int32_t n,
+                                      SilentEngine& engine) {
+  auto call = std::make_shared<GenerateCall>(&port, streaming, 100);
+  Request request;
+  request.prompt_ids = {1};
+  request.sampling.n = n;
+  call->Submit(&engine, std::move(request));
+  return call;
+}
+
+TEST(GenerateCall, StreamsOutputsInTurnAndEndsAfterTheLast) {
+  SilentEngine engine;
+  RecordingPort port;
+  const auto call = CallFor(port, true, 3, engine);
+  call->OnUpdate(Of(1, "x"));
+  for (int i = 0; i < 3; ++i) {
+    call->OnUpdate(Of(0, "a"));
+    call->OnUpdate(Of(2, "c"));
+  }
+  call->OnUpdate(Of(1, "y", FinishReason::kStop));
+  call->OnUpdate(Of(2, "", FinishReason::kLength));
+  call->OnUpdate(Of(0, "b", FinishReason::kLength));
+  EXPECT_EQ(port.finishes, 0);
+  call->OnWriteDone(true);
+  call->OnWriteDone(true);
+  EXPECT_EQ(port.finishes, 0);
+  call->OnWriteDone(true);
+  ASSERT_EQ(port.finishes, 1);
+  EXPECT_TRUE(port.status.ok());
+  std::vector<RequestUpdate> all = port.writes;
+  all.push_back(*port.last);
+  std::vector<std::string> texts(3);
+  std::vector<int> ends(3);
+  for (const RequestUpdate& update : all) {
+    texts[static_cast<size_t>(update.index)] += update.text;
+    ends[static_cast<size_t>(update.index)] += update.finish_reason.has_value();
+  }
+  EXPECT_EQ(texts, (std::vector<std::string>{"aaab", "xy", "ccc"}));
+  EXPECT_EQ(ends, (std::vector<int>{1, 1, 1}));
+}
+
+TEST(GenerateCall, CollectsAllOutputs) {
+  SilentEngine engine;
+  RecordingPort port;
+  const auto call = CallFor(port, false, 2, engine);
+  call->OnUpdate(Of(1, "b", FinishReason::kStop));
+  EXPECT_EQ(port.finishes, 0);
+  call->OnUpdate(Of(0, "a", FinishReason::kStop));
+  ASSERT_EQ(port.finishes, 1);
+  ASSERT_EQ(port.all.size(), 2u);
+  EXPECT_EQ(port.all[0].text, "a");
+  EXPECT_EQ(port.all[1].text, "b");
+}
+
+TEST(GenerateCall, OneFailedOutputFailsTheCall) {
+  for (const bool streaming : {true, false}) {
+    SilentEngine engine;
+    RecordingPort port;
+    const auto call = CallFor(port, streaming, 2, engine);
+    RequestUpdate error = Of(1, "", FinishReason::kError);
+    error.status = Internal("broken");
+    call->OnUpdate(std::move(error));
+    EXPECT_EQ(port.finishes, 1);
+    EXPECT_EQ(port.status.code(), absl::StatusCode::kInternal);
+    call->OnUpdate(Of(0, "a", FinishReason::kCancelled));
+    EXPECT_EQ(port.finishes, 1);
+  }
 }
 
 }  // namespace

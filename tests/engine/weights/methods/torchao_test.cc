@@ -23,7 +23,7 @@ using testing_support::Random;
 using testing_support::Rounded;
 using testing_support::TryConfig;
 
-std::string ConfigText(const std::string& type, const std::string& data = "") {
+std::string TorchaoConfigText(const std::string& type, const std::string& data = "") {
   return fmt::format(R"({{"quant_method": "torchao", "quant_type": {{"default": {{"_type": "{}",
     "_version": 2, "_data": {{{}}}}}}}, "modules_to_not_convert": null}})",
                      type, data);
@@ -143,7 +143,7 @@ void AddSubclass(CheckpointBuilder& file, const Subclass& s) {
 }
 
 std::string ConfigFor(const Subclass& s) {
-  return ConfigText(s.type == "Int8Tensor"     ? "Int8WeightOnlyConfig"
+  return TorchaoConfigText(s.type == "Int8Tensor"     ? "Int8WeightOnlyConfig"
                     : s.type == "Float8Tensor" ? "Float8WeightOnlyConfig"
                     : s.type == "Int4Tensor"   ? "Int4WeightOnlyConfig"
                                                : "IntxWeightOnlyConfig");
@@ -210,7 +210,7 @@ TEST(TorchAo, Activations) {
     AddSubclass(file, s);
     WeightSource source;
     const auto matrix =
-        Import(*file.Open(), {kModule, s.n, s.k}, Config(ConfigText(c.config)), &source);
+        Import(*file.Open(), {kModule, s.n, s.k}, Config(TorchaoConfigText(c.config)), &source);
     ASSERT_TRUE(matrix.ok()) << matrix.status();
     EXPECT_EQ(source.activation.kind, c.kind) << c.config;
     EXPECT_EQ(source.activation.rounding, c.rounding) << c.config;
@@ -323,7 +323,7 @@ TEST(TorchAo, ConfigFaults) {
   EXPECT_THAT(std::string(TryConfig(R"({"quant_method": "torchao"})").status().message()),
               HasSubstr("quant_type: missing; one of Int4WeightOnlyConfig"));
   // The tensors of a config that quantd does not know say what they are.
-  EXPECT_TRUE(TryConfig(ConfigText("FqnToConfig")).ok());
+  EXPECT_TRUE(TryConfig(TorchaoConfigText("FqnToConfig")).ok());
 }
 
 TEST(TorchAo, ProfileFaults) {

@@ -1,0 +1,82 @@
+// LogitControl: see the header for the definitions.
+#include "engine/logit_control.h"
+
+#include <algorithm>
+
+namespace quantd {
+
+LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32_t> prompt,
+                           std::vector<std::vector<int32_t>> bad_words,
+                           std::vector<int32_t> stop_ids, int64_t vocab_size)
+    : repetition_penalty_(sampling.repetition_penalty),
+      presence_penalty_(sampling.presence_penalty),
+      frequency_penalty_(sampling.frequency_penalty),
+      min_tokens_(sampling.min_tokens),
+      bad_words_(std::move(bad_words)),
+      stop_ids_(std::move(stop_ids)),
+      allowed_ids_(sampling.allowed_token_ids) {
+  needs_tokens_ = repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
+                  frequency_penalty_ != 0.0f ||
+                  std::any_of(bad_words_.begin(), bad_words_.end(),
+                              [](const auto& word) { return word.size() > 1; });
+  for (const auto& [token, bias] : sampling.logit_bias) EditOf(token).bias = bias;
+  if (repetition_penalty_ != 1.0f) {
+    for (const int32_t token : prompt) EditOf(token).repeated = 1;
+  }
+  std::sort(allowed_ids_.begin(), allowed_ids_.end());
+  allowed_ids_.erase(std::unique(allowed_ids_.begin(), allowed_ids_.end()), allowed_ids_.end());
+  if (!allowed_ids_.empty()) {
+    allowed_mask_.assign(static_cast<size_t>(vocab_size + 31) / 32, 0);
+    for (const int32_t id : allowed_ids_) {
+      allowed_mask_[static_cast<size_t>(id) / 32] |= 1u << (id % 32);
+    }
+  }
+}
+
+LogitEdit& LogitControl::EditOf(int32_t token) {
+  const auto [it, inserted] = place_.try_emplace(token, edits_.size());
+  if (inserted) {
+    edits_.push_back({.token_id = token});
+    counts_.push_back(0);
+  }
+  return edits_[it->second];
+}
+
+void LogitControl::Push(int32_t token) {
+  const bool repeats = repetition_penalty_ != 1.0f;
+  if (!repeats && presence_penalty_ == 0.0f && frequency_penalty_ == 0.0f) return;
+  LogitEdit& edit = EditOf(token);
+  edit.repeated = repeats ? 1 : 0;
+  const int32_t count = ++counts_[place_.at(token)];
+  edit.penalty = presence_penalty_ + frequency_penalty_ * static_cast<float>(count);
+}
+
+void LogitControl::Apply(int32_t index, std::span<const int32_t> generated, SampleParams* params) {
+  banned_.clear();
+  if (index < min_tokens_) banned_ = stop_ids_;
+  BanBadWords(generated);
+  params->banned_ids = banned_;
+  params->allowed_mask = allowed_mask_;
+  params->edits = edits_;
+  params->repetition_penalty = repetition_penalty_;
+}
+
+void LogitControl::BanBadWords(std::span<const int32_t> generated) {
+  const size_t before = banned_.size();
+  for (const std::vector<int32_t>& word : bad_words_) {
+    const size_t prefix = word.size() - 1;
+    if (generated.size() < prefix) continue;
+    const auto tail = generated.last(prefix);
+    if (std::equal(tail.begin(), tail.end(), word.begin())) banned_.push_back(word.back());
+  }
+  // Of few allowed tokens, bad words may forbid the last: something has to be drawn, so they yield.
+  if (banned_.size() == before || allowed_ids_.empty() || allowed_ids_.size() > banned_.size()) {
+    return;
+  }
+  const bool none_left = std::all_of(allowed_ids_.begin(), allowed_ids_.end(), [&](int32_t id) {
+    return std::find(banned_.begin(), banned_.end(), id) != banned_.end();
+  });
+  if (none_left) banned_.resize(before);
+}
+
+}  // namespace quantd

@@ -1,0 +1,220 @@
+// Options of a request that change its draws or their number, through the whole engine: each output
+// is what its history and the options' definitions say, however it was batched, and n outputs share
+// one prompt.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/engine/fake_model.h"
+
+namespace quantd {
+namespace {
+
+using testing::HasSubstr;
+
+class EngineSampling : public testing::TestWithParam<int> {
+ protected:
+  EngineOptions Options() const { return SmallOptions(GetParam()); }
+};
+
+// Some of all options, none of which can leave nothing to draw.
+void Spice(std::mt19937& random, SamplingParams& s) {
+  const auto one_in = [&](uint32_t n) { return random() % n == 0; };
+  const auto real = [&](float low, float high) {
+    return std::uniform_real_distribution<float>(low, high)(random);
+  };
+  const auto id = [&] { return 1 + static_cast<int32_t>(random() % 60); };
+  if (one_in(2)) s.repetition_penalty = real(0.5f, 2.0f);
+  if (one_in(3)) s.presence_penalty = real(-2.0f, 2.0f);
+  if (one_in(3)) s.frequency_penalty = real(-2.0f, 2.0f);
+  if (one_in(3)) {
+    for (int32_t token = id(); token < 60; token += 7) {
+      s.logit_bias.emplace_back(token, real(-3.0f, 3.0f));
+    }
+  }
+  if (one_in(4)) {
+    for (int i = 0; i < 30; ++i) s.allowed_token_ids.push_back(id());
+  }
+  if (one_in(3)) {
+    for (char c = 'a'; c <= 'z'; ++c) {
+      if (one_in(2)) s.bad_words.push_back({c});
+      if (one_in(2)) s.bad_words.push_back({static_cast<char>('a' + random() % 26), c});
+    }
+  }
+  if (one_in(2)) {
+    s.temperature = real(0.3f, 2.0f);
+    s.seed = random();
+    s.top_p = real(0.5f, 1.0f);
+  }
+}
+
+TEST_P(EngineSampling, AnyOptionsTogetherGiveWhatTheirDefinitionsSayInAnyBatch) {
+  EngineOptions options = Options();
+  options.num_kv_blocks = 24;  // too few for four at once: some are preempted
+  FakeEngine engine(options);
+  std::mt19937 random(3);
+  std::vector<Request> requests;
+  for (int i = 0; i < 150; ++i) {
+    std::vector<int32_t> prompt(1 + random() % 25);
+    for (int32_t& token : prompt) token = 1 + static_cast<int32_t>(random() % 60);
+    Request request = GreedyRequest(prompt, 1 + static_cast<int32_t>(random() % 40));
+    Spice(random, request.sampling);
+    requests.push_back(request);
+  }
+  const auto results = GenerateAll(*engine, requests);
+  ASSERT_TRUE(results.ok()) << results.status();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ((*results)[i].token_ids(), ReferenceTokens(requests[i])) << "request " << i;
+    const auto alone = Generate(*engine, requests[i]);
+    ASSERT_TRUE(alone.ok());
+    EXPECT_EQ(alone->token_ids(), (*results)[i].token_ids()) << "request " << i;
+  }
+  EXPECT_GT(engine->Stats().preemptions, 0);
+  ExpectNothingLeaked(*engine);
+}
+
+TEST_P(EngineSampling, OnlyWhatNeedsTokensWaitsForThem) {
+  FakeEngine engine(Options());
+  Request request = GreedyRequest({5, 6}, 10);
+  request.sampling.logit_bias = {{7, 2.0f}};
+  request.sampling.bad_words = {"a"};
+  ASSERT_TRUE(Generate(*engine, request).ok());
+  const int64_t before = engine.backend.feedbacks.load();
+  EXPECT_EQ(before > 0, GetParam() == 1) << "the next step is under way before a token is known";
+  request.sampling.presence_penalty = 1.0f;
+  ASSERT_TRUE(Generate(*engine, request).ok());
+  EXPECT_EQ(engine.backend.feedbacks.load(), before);
+}
+
+TEST_P(EngineSampling, NOutputsHaveTheirOwnNumbersAndShareThePrompt) {
+  FakeEngine engine(Options());
+  std::vector<int32_t> prompt(23);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(i % 50) + 1;
+  Request request = GreedyRequest(prompt, 12);
+  request.sampling.temperature = 1.5f;
+  request.sampling.seed = 17;
+  request.sampling.frequency_penalty = 0.3f;
+  request.sampling.n = 6;  // more than run at once
+  const auto outputs = GenerateOutputs(*engine, request);
+  ASSERT_TRUE(outputs.ok()) << outputs.status();
+  ASSERT_EQ(outputs->size(), 6u);
+  for (uint32_t i = 0; i < 6; ++i) {
+    const GenerateResult& output = (*outputs)[i];
+    EXPECT_EQ(output.token_ids(), ReferenceTokens(request, i)) << i;
+    EXPECT_EQ(output.finish_reason, FinishReason::kLength);
+    EXPECT_EQ(output.usage.completion_tokens, 12);
+    EXPECT_EQ(output.usage.cached_tokens, i == 0 ? 0 : 20) << "5 blocks of 4 tokens";
+    for (uint32_t j = 0; j < i; ++j) EXPECT_NE(output.token_ids(), (*outputs)[j].token_ids());
+  }
+  ExpectNothingLeaked(*engine);
+}
+
+TEST_P(EngineSampling, GreedyOutputsAreEqual) {
+  FakeEngine engine(Options());
+  Request request = GreedyRequest({5, 6, 7}, 8);
+  request.sampling.n = 3;
+  request.bypass_prefix_cache = true;  // nothing to wait for
+  const auto outputs = GenerateOutputs(*engine, request);
+  ASSERT_TRUE(outputs.ok()) << outputs.status();
+  for (const GenerateResult& output : *outputs) {
+    EXPECT_EQ(output.token_ids(), ReferenceTokens(request));
+    EXPECT_EQ(output.usage.cached_tokens, 0);
+  }
+}
+
+TEST_P(EngineSampling, CancellingARequestEndsAllItsOutputs) {
+  FakeEngine engine(Options());
+  for (const int wait_for : {0, 1, 30}) {
+    Request request = GreedyRequest({5, 6, 7}, 400);
+    request.sampling.n = 5;
+    auto other = std::make_shared<CollectingSink>();
+    auto sink = std::make_shared<CollectingSink>(5);
+    const auto handle = engine->Submit(request, sink);
+    ASSERT_TRUE(handle.ok());
+    ASSERT_TRUE(engine->Submit(GreedyRequest({9}, 30), other).ok());
+    while (sink->num_tokens() < static_cast<size_t>(wait_for)) std::this_thread::yield();
+    engine->Cancel(*handle);
+    sink->Wait();
+    for (const GenerateResult& output : sink->results()) {
+      EXPECT_EQ(output.finish_reason, FinishReason::kCancelled);
+    }
+    EXPECT_EQ(other->Wait().finish_reason, FinishReason::kLength) << "another request goes on";
+  }
+  ExpectNothingLeaked(*engine);
+}
+
+TEST_P(EngineSampling, OutputsBeginWhenTheFirstEndsWithoutAToken) {
+  FakeEngine engine(Options());
+  Request request = GreedyRequest({5, 6, 7}, 5);
+  request.sampling.n = 3;
+  request.prompt_ids.push_back(kPoison);  // NaN: the first output fails, and so do the others
+  const auto outputs = GenerateOutputs(*engine, request);
+  ASSERT_TRUE(outputs.ok());
+  for (const GenerateResult& output : *outputs) {
+    EXPECT_EQ(output.finish_reason, FinishReason::kError) << output.status;
+  }
+  ExpectNothingLeaked(*engine);
+}
+
+TEST_P(EngineSampling, OutputsTakePlacesInTheQueue) {
+  EngineOptions options = Options();
+  options.max_queued_requests = 8;
+  FakeEngine engine(options);
+  Request request = GreedyRequest({5}, 300);
+  request.sampling.n = 9;
+  EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(9)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  request.sampling.n = 8;
+  auto sink = std::make_shared<CollectingSink>(8);
+  const auto handle = engine->Submit(request, sink);
+  ASSERT_TRUE(handle.ok()) << handle.status();
+  while (engine->Stats().running < 4) std::this_thread::yield();
+  request.sampling.n = 5;  // four run, four wait
+  EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(5)).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  engine->Cancel(*handle);
+  sink->Wait();
+}
+
+TEST_P(EngineSampling, TheTextMayEndWithTheStopString) {
+  // Tokens 1, 2, 3, ... are a, b, c, ...
+  FakeEngine engine(Options(), {1, 2, 3, 4, 5, 6, 7, 8});
+  for (const bool include : {false, true}) {
+    Request request = GreedyRequest({9}, 8);
+    request.sampling.stop = {"de"};
+    request.sampling.include_stop_str_in_output = include;
+    const auto result = Generate(*engine, request);
+    ASSERT_TRUE(result.ok());
+    EXPECT_EQ(result->text, include ? "abcde" : "abc");
+    EXPECT_EQ(result->stop_reason, "de");
+  }
+}
+
+TEST_P(EngineSampling, BadWordsYieldWhereNothingElseIsAllowed) {
+  FakeEngine engine(Options());
+  Request request = GreedyRequest({9}, 6);
+  request.sampling.allowed_token_ids = {1};
+  request.sampling.bad_words = {"aa"};
+  const auto result = Generate(*engine, request);
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->text, "aaaaaa");
+}
+
+TEST_P(EngineSampling, RefusesAllowedTokensThatMinTokensForbids) {
+  FakeEngine engine(Options());
+  Request request = GreedyRequest({9}, 6);
+  request.sampling.allowed_token_ids = {kFakeEos, 4};
+  request.sampling.stop_token_ids = {4};
+  request.sampling.min_tokens = 2;
+  const absl::Status status = Generate(*engine, request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("min_tokens 2"));
+  request.sampling.min_tokens = 0;
+  EXPECT_TRUE(Generate(*engine, request).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Depth, EngineSampling, testing::Values(0, 1));
+
+}  // namespace
+}  // namespace quantd
