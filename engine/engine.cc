@@ -36,6 +36,10 @@ absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
     return InvalidArgument("kv_cache_bytes is {} and num_kv_blocks {}, allowed: 0 or more",
                            o.kv_cache_bytes, o.num_kv_blocks);
   }
+  if (o.prompt_lookup_num_tokens < 0 || o.prompt_lookup_num_tokens > kMaxDraftTokens) {
+    return InvalidArgument("prompt_lookup_num_tokens is {}, allowed: 0 (off) to {}",
+                           o.prompt_lookup_num_tokens, kMaxDraftTokens);
+  }
   if (o.pipeline_depth < -1 || o.pipeline_depth > 1) {
     return InvalidArgument("pipeline_depth is {}, allowed: -1 (the backend's), 0, 1",
                            o.pipeline_depth);
@@ -63,6 +67,12 @@ absl::StatusOr<int32_t> NumKvBlocks(const EngineOptions& o, int64_t bytes_per_to
   int64_t usable = std::min<int64_t>(blocks, INT32_MAX / o.block_size - 1);
   if (o.kv_cache_bytes == 0) usable = std::min(usable, context * o.max_num_seqs);
   return static_cast<int32_t>(usable);
+}
+
+// Rows of logits of a step: one a sequence, and some more for drafts and logprobs of prompts.
+int32_t MaxLogits(const EngineOptions& o, const Model& model) {
+  return static_cast<int32_t>(
+      std::min<int64_t>(model.max_logit_rows(), o.max_num_seqs + kExtraLogitRows));
 }
 
 // Whatever makes the KV of equal tokens differ.
@@ -98,6 +108,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedM
   const StepLimits limits = {
       .max_rows = resolved.max_num_batched_tokens,
       .max_seqs = resolved.max_num_seqs,
+      .max_logits = MaxLogits(resolved, *model.model),
       .max_blocks = (resolved.max_model_len + resolved.block_size - 1) / resolved.block_size,
       .block_size = resolved.block_size,
       .vocab_size = model.spec.vocab_size,
@@ -121,7 +132,8 @@ EngineImpl::EngineImpl(Backend& backend, LoadedModel model, const Tokenizer* tok
       buffers_(std::move(buffers)),
       pool_(kv_->num_blocks(), kv_->block_size(), CacheSalt(loaded_)),
       scheduler_({.max_num_seqs = options.max_num_seqs,
-                  .max_num_batched_tokens = options.max_num_batched_tokens},
+                  .max_num_batched_tokens = options.max_num_batched_tokens,
+                  .max_logits = MaxLogits(options, *loaded_.model)},
                  &pool_),
       owner_(NextOwner()),
       replayed_before_(backend.step_counts().replayed) {
@@ -129,7 +141,7 @@ EngineImpl::EngineImpl(Backend& backend, LoadedModel model, const Tokenizer* tok
                   loaded_.defaults.eos_token_ids.end());
   std::sort(eos_ids_.begin(), eos_ids_.end());
   eos_ids_.erase(std::unique(eos_ids_.begin(), eos_ids_.end()), eos_ids_.end());
-  sampled_.reserve(static_cast<size_t>(options_.max_num_seqs));
+  sampled_.reserve(static_cast<size_t>(options_.max_num_seqs + kExtraLogitRows));
   stats_.kv_blocks_total = pool_.num_usable();
   stats_.kv_blocks_free = pool_.num_free();
   thread_ = std::thread([this] { ThreadMain(); });
@@ -242,9 +254,16 @@ std::unique_ptr<LiveRequest> EngineImpl::Prepare(const Request& request, int32_t
   live->stop_ids = live->sampling.stop_token_ids;
   live->control = LogitControl(live->sampling, live->tokens, bad_words,
                                BannedBeforeMin(live->sampling), loaded_.spec.vocab_size);
-  live->needs_tokens = live->control.needs_tokens();
+  live->wants_prompt_logits = index == 0 && live->sampling.prompt_logprobs >= 0;
+  if (live->wants_prompt_logits) live->use_prefix_cache = false;  // logits are not cached
+  // Verifying several draws in one step needs what each may draw, so not the tokens before.
+  const int32_t lookup = live->sampling.prompt_lookup_num_tokens < 0
+                             ? options_.prompt_lookup_num_tokens
+                             : live->sampling.prompt_lookup_num_tokens;
+  live->max_drafts = live->control.needs_tokens() ? 0 : lookup;
+  live->needs_tokens = live->control.needs_tokens() || live->max_drafts > 0;
   // Outputs wait for the first to have computed the prompt, and take it from the prefix cache.
-  live->held = index > 0 && live->use_prefix_cache;
+  live->held = index > 0 && live->use_prefix_cache && live->sampling.prompt_logprobs < 0;
   if (tokenizer_ != nullptr) {
     live->seeks_stop_strings = live->sampling.min_tokens == 0;
     // After a prompt with text the first token keeps its space: prompt and text make one.

@@ -28,9 +28,14 @@ struct EngineOptions {
   int32_t num_kv_blocks = 0;             // instead of kv_cache_bytes, when positive
   int32_t max_model_len = 0;             // context; 0: the model's max_position_embeddings
   bool enable_prefix_caching = true;
+  int32_t prompt_lookup_num_tokens = 0;  // drafts of a step, of requests that do not say; 0: off
   int32_t pipeline_depth =
       -1;  // 0: a step is completed before the next is planned; 1: one ahead; -1: the backend's
 };
+
+/// Rows of logits that a model should be loaded for beyond max_num_seqs: drafts that are verified
+/// and logprobs of prompts take them, as many as there are, and do without.
+inline constexpr int32_t kExtraLogitRows = 16;
 
 /// Hears what happens, for metrics. Called from the engine thread; must not block.
 class EngineObserver {
@@ -63,7 +68,9 @@ struct EngineStats {
   int64_t prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t steps = 0;
-  int64_t replayed_steps = 0;  // of these, launched as graphs captured before
+  int64_t draft_tokens = 0;           // guessed by prompt lookup and verified
+  int64_t accepted_draft_tokens = 0;  // of these, right
+  int64_t replayed_steps = 0;         // of these, launched as graphs captured before
 };
 
 using RequestHandle = uint64_t;

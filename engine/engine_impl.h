@@ -36,6 +36,8 @@ struct LiveRequest final : Sequence {
   uint64_t seed = 0;
   std::vector<int32_t> stop_ids;  // end the request: stop_token_ids
   LogitControl control;
+  int32_t max_drafts = 0;                // of a step
+  int32_t prompt_logprobs_known = 0;     // tokens of the prompt whose logprobs were reported
   std::shared_ptr<RequestSink> sink;     // dropped with the last update
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   bool seeks_stop_strings = false;       // `decoder` looks for them
@@ -107,6 +109,10 @@ class EngineImpl final : public Engine {
   void PollStalled();
   // Plans, launches and completes what can be. False when nobody can advance.
   bool Step();
+  // Gives sequences that are about to decode their drafts.
+  void ProposeDrafts();
+  // How row `row` of the entry's logits is drawn from.
+  void FillParams(const StepEntry& entry, int32_t row, SampleParams* params);
   void Launch(int slot);
   // Ends the requests of a step that could not be computed; the others go on.
   void FailStep(int slot, const absl::Status& status);
@@ -116,6 +122,9 @@ class EngineImpl final : public Engine {
   // ---- engine thread: output (engine_output.cc)
   // ----------------------------------------------------
   void Complete(int slot);
+  // Reports logprobs of the prompt that came with `entry`.
+  void EmitPromptLogprobs(LiveRequest& request, const StepEntry& entry,
+                          std::span<const SampleResult> results);
   void EmitToken(LiveRequest& request, const SampleResult& result, Clock::time_point now);
   // The prompt of `leader` is in the prefix cache, or will not be: its other outputs may begin.
   void ReleaseOutputs(const LiveRequest& leader);
@@ -167,6 +176,7 @@ class EngineImpl final : public Engine {
   std::vector<std::unique_ptr<LiveRequest>> finished_;  // until no step in flight names them
   std::vector<Delivery> outbox_;
   std::vector<int32_t> sampled_;
+  std::vector<int32_t> accepted_;  // drafts of each entry of the step being completed
   std::vector<Sequence*> expired_;
   Inbox taken_;
   EngineStats counts_;      // the running totals among stats_

@@ -14,6 +14,23 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+// `logprobs` as in SamplingParams.
+TokenOutput ToOutput(const SampleResult& result, int32_t logprobs) {
+  TokenOutput token;
+  token.token_id = result.token_id;
+  if (logprobs < 0) return token;
+  token.logprob = result.logprob;
+  const auto count = std::min(result.top.size(), static_cast<size_t>(logprobs));
+  token.top.assign(result.top.begin(), result.top.begin() + static_cast<std::ptrdiff_t>(count));
+  return token;
+}
+
+std::span<const SampleResult> RowsOf(std::span<const SampleResult> results,
+                                     const StepEntry& entry) {
+  return results.subspan(static_cast<size_t>(entry.logit_row),
+                         static_cast<size_t>(entry.num_logits));
+}
+
 }  // namespace
 
 void EngineImpl::Complete(int slot) {
@@ -25,22 +42,56 @@ void EngineImpl::Complete(int slot) {
   }
   // Before Complete, which would register the blocks: KV that leads to NaN is nothing to share.
   for (const StepEntry& entry : plan.entries) {
-    if (entry.sequence->state == Sequence::State::kFinished || entry.logit_row < 0) continue;
-    if (results[static_cast<size_t>(entry.logit_row)].finite) continue;
+    if (entry.sequence->state == Sequence::State::kFinished || entry.num_logits == 0) continue;
+    const int32_t refused = entry.drafts - Scheduler::AcceptedDrafts(entry, sampled_);
+    const auto rows = RowsOf(results, entry).first(static_cast<size_t>(entry.num_logits - refused));
+    if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.finite; })) continue;
     auto& r = static_cast<LiveRequest&>(*entry.sequence);
     Finish(r, FinishReason::kError,
            Internal("non-finite logits at position {}", entry.first + entry.count - 1), {},
            /*keep_cached=*/false);
   }
+  // Before Complete, which forgets the drafts.
+  accepted_.clear();
+  for (const StepEntry& entry : plan.entries) {
+    accepted_.push_back(Scheduler::AcceptedDrafts(entry, sampled_));
+    counts_.draft_tokens += entry.drafts;
+    counts_.accepted_draft_tokens += accepted_.back();
+  }
   scheduler_.Complete(plan, sampled_);
   ++counts_.steps;
   if (observer_ != nullptr) observer_->OnStep(plan.num_tokens);
   const Clock::time_point now = Clock::now();
-  for (const StepEntry& entry : plan.entries) {
-    if (entry.sequence->state == Sequence::State::kFinished || entry.logit_row < 0) continue;
-    EmitToken(static_cast<LiveRequest&>(*entry.sequence),
-              results[static_cast<size_t>(entry.logit_row)], now);
+  for (size_t i = 0; i < plan.entries.size(); ++i) {
+    const StepEntry& entry = plan.entries[i];
+    auto& r = static_cast<LiveRequest&>(*entry.sequence);
+    if (r.state == Sequence::State::kFinished || entry.num_logits == 0) continue;
+    const std::span<const SampleResult> rows = RowsOf(results, entry);
+    if (r.wants_prompt_logits) EmitPromptLogprobs(r, entry, rows);
+    if (!entry.samples) continue;
+    const auto first = static_cast<size_t>(entry.num_logits - entry.drafts - 1);
+    for (size_t row = first; row <= first + static_cast<size_t>(accepted_[i]); ++row) {
+      EmitToken(r, rows[row], now);
+      if (r.state == Sequence::State::kFinished) break;  // a token before the last ended it
+    }
   }
+}
+
+void EngineImpl::EmitPromptLogprobs(LiveRequest& request, const StepEntry& entry,
+                                    std::span<const SampleResult> results) {
+  RequestUpdate update;
+  update.index = request.index;
+  for (size_t row = 0; row < results.size(); ++row) {
+    const int32_t position =
+        entry.first + entry.count - entry.num_logits + static_cast<int32_t>(row) + 1;
+    // After a preemption the first ones come again.
+    if (position >= request.prompt_size || position <= request.prompt_logprobs_known) continue;
+    request.prompt_logprobs_known = position;
+    update.prompt_tokens.push_back(ToOutput(results[row], request.sampling.prompt_logprobs));
+  }
+  if (update.prompt_tokens.empty()) return;
+  update.usage = request.usage();
+  outbox_.push_back({request.sink, std::move(update)});
 }
 
 bool EngineImpl::IsEos(int32_t token) const {
@@ -52,13 +103,7 @@ void EngineImpl::EmitToken(LiveRequest& request, const SampleResult& result,
   const SamplingParams& sampling = request.sampling;
   RequestUpdate update;
   update.index = request.index;
-  TokenOutput& token = update.tokens.emplace_back();
-  token.token_id = result.token_id;
-  if (sampling.logprobs >= 0) {
-    token.logprob = result.logprob;
-    const auto count = std::min(result.top.size(), static_cast<size_t>(sampling.logprobs));
-    token.top.assign(result.top.begin(), result.top.begin() + static_cast<std::ptrdiff_t>(count));
-  }
+  const TokenOutput& token = update.tokens.emplace_back(ToOutput(result, sampling.logprobs));
   const bool before_min = request.completion_tokens < sampling.min_tokens;
   ++request.completion_tokens;
   request.control.Push(token.token_id);

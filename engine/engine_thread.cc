@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "engine/engine_impl.h"
+#include "engine/prompt_lookup.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -114,6 +115,7 @@ void EngineImpl::PollStalled() {
 bool EngineImpl::Step() {
   if (failed_) return false;
   const int slot = next_slot_;
+  ProposeDrafts();
   scheduler_.Next(&plans_[slot]);
   const bool launched = !plans_[slot].entries.empty();
   if (launched) Launch(slot);
@@ -138,6 +140,41 @@ bool EngineImpl::Step() {
   return true;
 }
 
+void EngineImpl::ProposeDrafts() {
+  for (const auto& [handle, request] : live_) {
+    LiveRequest& r = *request;
+    if (r.max_drafts == 0 || r.stalled || r.state != Sequence::State::kRunning) continue;
+    if (r.pending_samples > 0 || r.remaining() != 1 || r.completion_tokens == 0) continue;
+    const auto draft = LookUpDraft(r.tokens, static_cast<size_t>(r.max_drafts));
+    r.drafts.assign(draft.begin(), draft.end());
+  }
+}
+
+void EngineImpl::FillParams(const StepEntry& entry, int32_t row, SampleParams* params) {
+  auto& r = static_cast<LiveRequest&>(*entry.sequence);
+  // Of the token that is drawn, or known already.
+  const int32_t position = entry.first + entry.count - entry.num_logits + row + 1;
+  // A drawn token's own logprob comes with the list, so 0 asks for a list of one.
+  const auto list = [](int32_t logprobs) { return logprobs < 0 ? 0 : std::max(logprobs, 1); };
+  if (position < r.prompt_size) {
+    *params = {.temperature = 0.0f,
+               .num_logprobs = list(r.sampling.prompt_logprobs),
+               .forced_id = r.tokens[static_cast<size_t>(position)]};
+    return;
+  }
+  *params = {
+      .temperature = r.sampling.temperature,
+      .top_k = r.sampling.top_k,
+      .top_p = r.sampling.top_p,
+      .min_p = r.sampling.min_p,
+      .seed = r.seed,
+      .sequence_index = static_cast<uint32_t>(r.index),
+      .position = static_cast<uint32_t>(position),
+      .num_logprobs = list(r.sampling.logprobs),
+  };
+  r.control.Apply(position - r.prompt_size, Generated(r), params);
+}
+
 void EngineImpl::Launch(int slot) {
   const StepPlan& plan = plans_[slot];
   const Clock::time_point now = Clock::now();
@@ -149,21 +186,9 @@ void EngineImpl::Launch(int slot) {
       counts_.prompt_tokens += r.prompt_size;
       ++left_queue_;
     }
-    if (entry.logit_row < 0) continue;
-    const int32_t position = entry.first + entry.count;
-    SampleParams& p = params[static_cast<size_t>(entry.logit_row)];
-    p = {
-        .temperature = r.sampling.temperature,
-        .top_k = r.sampling.top_k,
-        .top_p = r.sampling.top_p,
-        .min_p = r.sampling.min_p,
-        .seed = r.seed,
-        .sequence_index = static_cast<uint32_t>(r.index),
-        .position = static_cast<uint32_t>(position),
-        // The drawn token's own logprob comes with the list, so 0 asks for a list of one.
-        .num_logprobs = r.sampling.logprobs < 0 ? 0 : std::max(r.sampling.logprobs, 1),
-    };
-    r.control.Apply(position - r.prompt_size, Generated(r), &p);
+    for (int32_t row = 0; row < entry.num_logits; ++row) {
+      FillParams(entry, row, &params[static_cast<size_t>(entry.logit_row + row)]);
+    }
   }
   buffers_->Fill(plan, slot);
   backend_.Run({.owner = owner_, .shape = buffers_->shape()},

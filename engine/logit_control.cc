@@ -12,13 +12,8 @@ LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32
       presence_penalty_(sampling.presence_penalty),
       frequency_penalty_(sampling.frequency_penalty),
       min_tokens_(sampling.min_tokens),
-      bad_words_(std::move(bad_words)),
-      stop_ids_(std::move(stop_ids)),
+      banned_before_min_(std::move(stop_ids)),
       allowed_ids_(sampling.allowed_token_ids) {
-  needs_tokens_ = repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
-                  frequency_penalty_ != 0.0f ||
-                  std::any_of(bad_words_.begin(), bad_words_.end(),
-                              [](const auto& word) { return word.size() > 1; });
   for (const auto& [token, bias] : sampling.logit_bias) EditOf(token).bias = bias;
   if (repetition_penalty_ != 1.0f) {
     for (const int32_t token : prompt) EditOf(token).repeated = 1;
@@ -31,6 +26,21 @@ LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32
       allowed_mask_[static_cast<size_t>(id) / 32] |= 1u << (id % 32);
     }
   }
+  for (std::vector<int32_t>& word : bad_words) {
+    if (word.size() > 1) {
+      bad_words_.push_back(std::move(word));
+    } else {
+      banned_always_.push_back(word[0]);
+    }
+  }
+  // Something has to be drawn: where bad words would leave nothing of few allowed tokens, they
+  // yield.
+  if (!LeavesSome(banned_always_)) banned_always_.clear();
+  const std::vector<int32_t> stops = banned_before_min_;
+  banned_before_min_.insert(banned_before_min_.end(), banned_always_.begin(), banned_always_.end());
+  if (!LeavesSome(banned_before_min_)) banned_before_min_ = stops;
+  needs_tokens_ = repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
+                  frequency_penalty_ != 0.0f || !bad_words_.empty();
 }
 
 LogitEdit& LogitControl::EditOf(int32_t token) {
@@ -52,31 +62,27 @@ void LogitControl::Push(int32_t token) {
 }
 
 void LogitControl::Apply(int32_t index, std::span<const int32_t> generated, SampleParams* params) {
-  banned_.clear();
-  if (index < min_tokens_) banned_ = stop_ids_;
-  BanBadWords(generated);
-  params->banned_ids = banned_;
+  const std::vector<int32_t>& banned = index < min_tokens_ ? banned_before_min_ : banned_always_;
+  params->banned_ids = banned;
   params->allowed_mask = allowed_mask_;
   params->edits = edits_;
   params->repetition_penalty = repetition_penalty_;
-}
-
-void LogitControl::BanBadWords(std::span<const int32_t> generated) {
-  const size_t before = banned_.size();
+  if (bad_words_.empty()) return;
+  banned_ = banned;
   for (const std::vector<int32_t>& word : bad_words_) {
     const size_t prefix = word.size() - 1;
     if (generated.size() < prefix) continue;
     const auto tail = generated.last(prefix);
     if (std::equal(tail.begin(), tail.end(), word.begin())) banned_.push_back(word.back());
   }
-  // Of few allowed tokens, bad words may forbid the last: something has to be drawn, so they yield.
-  if (banned_.size() == before || allowed_ids_.empty() || allowed_ids_.size() > banned_.size()) {
-    return;
-  }
-  const bool none_left = std::all_of(allowed_ids_.begin(), allowed_ids_.end(), [&](int32_t id) {
-    return std::find(banned_.begin(), banned_.end(), id) != banned_.end();
+  if (LeavesSome(banned_)) params->banned_ids = banned_;
+}
+
+bool LogitControl::LeavesSome(std::span<const int32_t> banned) const {
+  if (allowed_ids_.empty() || allowed_ids_.size() > banned.size()) return true;
+  return std::any_of(allowed_ids_.begin(), allowed_ids_.end(), [&](int32_t id) {
+    return std::find(banned.begin(), banned.end(), id) == banned.end();
   });
-  if (none_left) banned_.resize(before);
 }
 
 }  // namespace quantd

@@ -31,7 +31,8 @@ class LogitControl {
   void Push(int32_t token);
   /// Sets what `params` hold about the draw of output token `index`, counted from 0; `generated`:
   /// the tokens of the output that are known, all before it if needs_tokens(). The lists stay as
-  /// they are until the next call.
+  /// they are until the next call; without needs_tokens() for good, so that several draws of one
+  /// step have theirs.
   void Apply(int32_t index, std::span<const int32_t> generated, SampleParams* params);
 
   /// True when a draw depends on which token the draw before it gave.
@@ -39,19 +40,20 @@ class LogitControl {
 
  private:
   LogitEdit& EditOf(int32_t token);
-  // Tokens that bad words forbid after `generated`.
-  void BanBadWords(std::span<const int32_t> generated);
+  // True when `banned` leaves something of the allowed tokens.
+  bool LeavesSome(std::span<const int32_t> banned) const;
 
   float repetition_penalty_ = 1.0f;
   float presence_penalty_ = 0.0f;
   float frequency_penalty_ = 0.0f;
   int32_t min_tokens_ = 0;
   bool needs_tokens_ = false;
-  std::vector<std::vector<int32_t>> bad_words_;
-  std::vector<int32_t> stop_ids_;
-  std::vector<int32_t> allowed_ids_;    // ascending; empty: all
-  std::vector<uint32_t> allowed_mask_;  // of allowed_ids_
-  std::vector<int32_t> banned_;         // of the next draw
+  std::vector<std::vector<int32_t>> bad_words_;  // of several tokens
+  std::vector<int32_t> banned_always_;
+  std::vector<int32_t> banned_before_min_;  // those and the stop ids
+  std::vector<int32_t> allowed_ids_;        // ascending; empty: all
+  std::vector<uint32_t> allowed_mask_;      // of allowed_ids_
+  std::vector<int32_t> banned_;  // of the next draw, where bad words add to the lists above
   std::vector<LogitEdit> edits_;
   std::vector<int32_t> counts_;                 // of each edit's token in the output
   absl::flat_hash_map<int32_t, size_t> place_;  // of a token's edit

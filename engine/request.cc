@@ -2,6 +2,7 @@
 // end.
 #include "engine/request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 
@@ -120,6 +121,15 @@ absl::Status ValidateSampling(const SamplingParams& p, int64_t vocab_size) {
   if (p.logprobs > vocab_size) {
     return InvalidArgument("logprobs is {}, allowed: at most the vocabulary's {}", p.logprobs,
                            vocab_size);
+  }
+  if (p.prompt_logprobs < -1 || p.prompt_logprobs > kMaxLogprobs ||
+      p.prompt_logprobs > vocab_size) {
+    return InvalidArgument("prompt_logprobs is {}, allowed: -1 (none) to {}", p.prompt_logprobs,
+                           std::min<int64_t>(kMaxLogprobs, vocab_size));
+  }
+  if (p.prompt_lookup_num_tokens < -1 || p.prompt_lookup_num_tokens > kMaxDraftTokens) {
+    return InvalidArgument("prompt_lookup_num_tokens is {}, allowed: -1 (the server's) to {}",
+                           p.prompt_lookup_num_tokens, kMaxDraftTokens);
   }
   if (!(p.repetition_penalty > 0.0f && std::isfinite(p.repetition_penalty))) {
     return InvalidArgument("repetition_penalty is {}, allowed: a positive finite number (1: off)",

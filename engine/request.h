@@ -39,8 +39,14 @@ struct SamplingParams {
   std::vector<std::string> bad_words;       // not generated; at most 128 of at most 256 bytes
   bool include_stop_str_in_output = false;  // the text ends with the stop string
   int32_t n = 1;                            // outputs of one prompt, 1 to 128
+  int32_t prompt_logprobs =
+      -1;  // as logprobs, of the prompt's tokens but the first; no prefix cache
+  // Tokens of a step that are guessed by prompt lookup and verified, 0 to 16; -1: the engine's.
+  int32_t prompt_lookup_num_tokens = -1;
 };
 
+/// Most drafts of one step.
+inline constexpr int32_t kMaxDraftTokens = 16;
 /// Most outputs of one prompt.
 inline constexpr int32_t kMaxOutputs = 128;
 
@@ -78,7 +84,8 @@ struct RequestUpdate {
   int32_t index = 0;  // which of the request's n outputs this is about
   std::string text;
   std::vector<TokenOutput> tokens;
-  Usage usage;                                // so far
+  std::vector<TokenOutput> prompt_tokens;  // with prompt_logprobs, from the second on; of output 0
+  Usage usage;                             // so far
   std::optional<FinishReason> finish_reason;  // set on the last update of its output
   std::string stop_reason;                    // the stop string or id that ended it, else empty
   absl::Status status;                        // why, for kCancelled and kError

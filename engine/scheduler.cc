@@ -60,10 +60,15 @@ void Scheduler::Next(StepPlan* plan) {
   for (StepEntry& entry : plan->entries) {
     Sequence& s = *entry.sequence;
     entry.epoch = s.epoch;
-    if (entry.first + entry.count == s.known()) {
-      entry.logit_row = plan->num_logits++;
+    entry.samples = entry.first + entry.count - entry.drafts == s.known();
+    if (entry.samples) entry.num_logits = std::max(entry.num_logits, 1);
+    if (entry.num_logits > 0) {
+      entry.logit_row = plan->num_logits;
+      plan->num_logits += entry.num_logits;
+    }
+    if (entry.samples) {
       if (s.pending_samples > 0) entry.feedback_row = s.sample_row;
-      s.sample_row = entry.logit_row;
+      s.sample_row = entry.logit_row + entry.num_logits - 1;
       ++s.pending_samples;
     }
     s.scheduled += entry.count;
@@ -78,13 +83,43 @@ void Scheduler::PlanRunning(bool decoding, StepPlan* plan) {
     if (s->state != Sequence::State::kRunning || s->stalled) continue;  // preempted in this pass
     const int32_t remaining = s->remaining();
     if (remaining == 0 || (remaining == 1) != decoding) continue;
-    const int32_t count = std::min(remaining, options_.max_num_batched_tokens - plan->num_tokens);
-    if (EnsureBlocks(s, s->scheduled + count, plan)) AddEntry(s, count, plan);
+    const int32_t count = FittingCount(*s, remaining, *plan);
+    if (!EnsureBlocks(s, s->scheduled + count, plan)) continue;
+    const int32_t drafts = decoding ? FittingDrafts(s, *plan) : 0;
+    AddEntry(s, count + drafts, drafts, plan);
   }
 }
 
-void Scheduler::AddEntry(Sequence* sequence, int32_t count, StepPlan* plan) {
-  plan->entries.push_back({.sequence = sequence, .first = sequence->scheduled, .count = count});
+int32_t Scheduler::SpareLogits(const StepPlan& plan) const {
+  return std::max(0, options_.max_logits - options_.max_num_seqs - plan.extra_logits);
+}
+
+int32_t Scheduler::FittingCount(const Sequence& sequence, int32_t count,
+                                const StepPlan& plan) const {
+  count = std::min(count, options_.max_num_batched_tokens - plan.num_tokens);
+  const bool all_logits =
+      sequence.wants_prompt_logits && sequence.scheduled < sequence.prompt_size - 1;
+  return all_logits ? std::min(count, 1 + SpareLogits(plan)) : count;
+}
+
+int32_t Scheduler::FittingDrafts(Sequence* sequence, const StepPlan& plan) {
+  // The token behind the last draft still has to be within max_size.
+  const int32_t drafts = std::min({static_cast<int32_t>(sequence->drafts.size()), SpareLogits(plan),
+                                   options_.max_num_batched_tokens - plan.num_tokens - 1,
+                                   sequence->max_size - 1 - sequence->known()});
+  if (drafts <= 0) return 0;
+  return pool_.Grow(&sequence->blocks, sequence->scheduled + 1 + drafts) ? drafts : 0;
+}
+
+void Scheduler::AddEntry(Sequence* sequence, int32_t count, int32_t drafts, StepPlan* plan) {
+  StepEntry& entry = plan->entries.emplace_back();
+  entry = {.sequence = sequence, .first = sequence->scheduled, .count = count, .drafts = drafts};
+  if (drafts > 0) {
+    entry.num_logits = drafts + 1;
+  } else if (sequence->wants_prompt_logits && entry.first < sequence->prompt_size - 1) {
+    entry.num_logits = count;
+  }
+  plan->extra_logits += std::max(0, entry.num_logits - 1);
   plan->num_tokens += count;
 }
 
@@ -111,6 +146,7 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   for (size_t i = 0; i < plan->entries.size(); ++i) {
     if (plan->entries[i].sequence != sequence) continue;
     plan->num_tokens -= plan->entries[i].count;
+    plan->extra_logits -= std::max(0, plan->entries[i].num_logits - 1);
     plan->entries.erase(plan->entries.begin() + static_cast<std::ptrdiff_t>(i));
     break;
   }
@@ -175,11 +211,20 @@ bool Scheduler::TryAdmit(Sequence* sequence, StepPlan* plan) {
   sequence->state = Sequence::State::kRunning;
   Insert(&running_, sequence);
 
-  const int32_t count =
-      std::min(sequence->remaining(), options_.max_num_batched_tokens - plan->num_tokens);
+  const int32_t count = FittingCount(*sequence, sequence->remaining(), *plan);
   QUANTD_CHECK(pool_.Grow(&sequence->blocks, sequence->scheduled + count));
-  AddEntry(sequence, count, plan);
+  AddEntry(sequence, count, 0, plan);
   return true;
+}
+
+int32_t Scheduler::AcceptedDrafts(const StepEntry& entry, std::span<const int32_t> sampled) {
+  const std::vector<int32_t>& drafts = entry.sequence->drafts;
+  int32_t accepted = 0;
+  while (accepted < entry.drafts && sampled[static_cast<size_t>(entry.logit_row + accepted)] ==
+                                        drafts[static_cast<size_t>(accepted)]) {
+    ++accepted;
+  }
+  return accepted;
 }
 
 void Scheduler::Complete(const StepPlan& plan, std::span<const int32_t> sampled) {
@@ -188,12 +233,19 @@ void Scheduler::Complete(const StepPlan& plan, std::span<const int32_t> sampled)
     Sequence& s = *entry.sequence;
     --s.steps_in_flight;
     if (s.state == Sequence::State::kFinished) continue;
-    if (entry.logit_row >= 0) {
-      s.tokens.push_back(sampled[static_cast<size_t>(entry.logit_row)]);
+    const int32_t refused = entry.drafts - AcceptedDrafts(entry, sampled);
+    if (entry.samples) {
+      const auto end = static_cast<size_t>(entry.logit_row + entry.num_logits - refused);
+      for (size_t row = end - 1 - static_cast<size_t>(entry.drafts - refused); row < end; ++row) {
+        s.tokens.push_back(sampled[row]);
+      }
       --s.pending_samples;
+      s.drafts.clear();
     }
     if (entry.epoch != s.epoch) continue;
-    s.confirmed = entry.first + entry.count;
+    // What was computed for a wrong guess is computed again, in the same place.
+    s.confirmed = entry.first + entry.count - refused;
+    s.scheduled -= refused;
     if (s.use_prefix_cache) pool_.Register(s.tokens, s.confirmed, &s.blocks);
   }
 }

@@ -27,14 +27,20 @@ namespace quantd {
 struct SchedulerOptions {
   int32_t max_num_seqs = 16;
   int32_t max_num_batched_tokens = 512;
+  int32_t max_logits = 0;  // rows of logits of a step; 0: max_num_seqs, which is the least
 };
 
-/// Positions [first, first + count) of one sequence.
+/// Positions [first, first + count) of one sequence. The tokens of the last `drafts` ones are
+/// guesses: Sequence::drafts.
 struct StepEntry {
   Sequence* sequence = nullptr;  // not owned
   int32_t first = 0;
   int32_t count = 0;
-  int32_t logit_row = -1;  // row of the step's logits its last position takes; -1: not needed
+  int32_t drafts = 0;
+  // Rows [logit_row, logit_row + num_logits) of the step's logits are those of the last positions.
+  int32_t num_logits = 0;
+  int32_t logit_row = -1;
+  bool samples = false;  // the rows behind the last known token draw new ones
   int32_t feedback_row =
       -1;              // row of the previous step's samples its last token is; -1: id is known
   uint32_t epoch = 0;  // of the sequence when planned
@@ -45,10 +51,11 @@ struct StepPlan {
   std::vector<StepEntry> entries;
   int32_t num_tokens = 0;
   int32_t num_logits = 0;
+  int32_t extra_logits = 0;  // beyond one an entry
 
   void Clear() {
     entries.clear();
-    num_tokens = num_logits = 0;
+    num_tokens = num_logits = extra_logits = 0;
   }
 };
 
@@ -67,8 +74,11 @@ class Scheduler {
   /// Plans the next step; no entries when nobody can advance. At most one earlier step may be
   /// incomplete.
   void Next(StepPlan* plan);
+  /// How many drafts of `entry` are what was drawn: the tokens of its rows up to there and one more
+  /// are the sequence's.
+  static int32_t AcceptedDrafts(const StepEntry& entry, std::span<const int32_t> sampled);
   /// `plan` was executed; `sampled` [num_logits] are the tokens it drew. Every unfinished sequence
-  /// of the plan gets its token appended. What was computed for a sequence finished meanwhile is
+  /// of the plan gets its tokens appended. What was computed for a sequence finished meanwhile is
   /// dropped; one preempted meanwhile keeps its token, as that does not depend on its blocks.
   void Complete(const StepPlan& plan, std::span<const int32_t> sampled);
 
@@ -94,7 +104,15 @@ class Scheduler {
   // preempted itself.
   bool EnsureBlocks(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
   void Preempt(Sequence* sequence, StepPlan* plan);
-  void AddEntry(Sequence* sequence, int32_t count, StepPlan* plan);
+  // `count` positions, of which the last `drafts` are guesses.
+  void AddEntry(Sequence* sequence, int32_t count, int32_t drafts, StepPlan* plan);
+  // At most `count` positions from where `sequence` stands: no more than there are rows of logits
+  // for, if it wants them all.
+  int32_t FittingCount(const Sequence& sequence, int32_t count, const StepPlan& plan) const;
+  // Drafts of `sequence` for which there are rows, tokens and blocks without taking anybody's.
+  int32_t FittingDrafts(Sequence* sequence, const StepPlan& plan);
+  // Rows of logits beyond one for each sequence that may run.
+  int32_t SpareLogits(const StepPlan& plan) const;
   // Preempts the worst stalled running sequence; false when there is none.
   bool PreemptStalled(StepPlan* plan);
   bool Full(const StepPlan& plan) const;

@@ -1,7 +1,7 @@
 // Sequence: the mutable progress of one request, as the scheduler sees it.
 //
 // Owned by the engine (engine_impl.h derives LiveRequest from it); written by Scheduler only,
-// except `stalled` and `held`. Engine thread only.
+// except `stalled`, `held` and `drafts`. Engine thread only.
 //
 // Two counts make it possible to plan a step before the one before has been completed:
 //   confirmed <= scheduled <= tokens.size() + pending_samples
@@ -28,6 +28,7 @@ struct Sequence {
   int32_t prompt_size = 0;
   int32_t max_size = 0;  // prompt + max_tokens
   bool use_prefix_cache = true;
+  bool wants_prompt_logits = false;  // of every position of the prompt
   bool needs_tokens = false;  // no step while a sample is pending: the next draw depends on its id
   std::optional<std::chrono::steady_clock::time_point> deadline;
 
@@ -39,7 +40,8 @@ struct Sequence {
   int32_t sample_row = 0;       // row of logits the latest pending sample is drawn from
   int32_t steps_in_flight = 0;  // planned steps not completed that name this sequence
   uint32_t epoch = 0;  // preemptions so far: steps planned before one do not count as progress
-  int32_t cached_tokens = 0;  // of the prompt, found in the prefix cache when first admitted
+  std::vector<int32_t> drafts;  // guesses of the tokens to come, for the next step to verify
+  int32_t cached_tokens = 0;    // of the prompt, found in the prefix cache when first admitted
   bool admitted_before = false;
   bool stalled = false;  // its reader is behind: gets no steps
   bool held = false;     // not admitted yet: another sequence computes the same prompt first

@@ -38,29 +38,29 @@ StepBuffers::Layout StepBuffers::LayoutOf(const StepShape& shape) {
 absl::StatusOr<std::unique_ptr<StepBuffers>> StepBuffers::Create(Backend& backend,
                                                                  const StepLimits& limits) {
   std::unique_ptr<StepBuffers> self(new StepBuffers(backend, limits));
-  const auto seqs = static_cast<size_t>(limits.max_seqs);
+  const auto logits = static_cast<size_t>(limits.max_logits);
   const size_t step = LayoutOf({.rows = limits.max_rows,
                                 .seqs = limits.max_seqs,
-                                .logits = limits.max_seqs,
+                                .logits = limits.max_logits,
                                 .max_blocks = limits.max_blocks})
                           .end;
   self->arrays_.resize(step);
   ASSIGN_OR_RETURN(self->ids_buffer_,
-                   backend.Allocate((step + kSlots * Padded(seqs)) * sizeof(int32_t),
+                   backend.Allocate((step + kSlots * Padded(logits)) * sizeof(int32_t),
                                     MemoryComponent::kWorkspace));
   auto* next = self->ids_buffer_.as<int32_t>() + step;
   for (Slot& slot : self->slots_) {
-    slot.sampled = {next, seqs};
-    next += Padded(seqs);
-    slot.params.resize(seqs);
-    slot.results.resize(seqs);
-    slot.top.resize(seqs * static_cast<size_t>(limits.max_logprobs));
+    slot.sampled = {next, logits};
+    next += Padded(logits);
+    slot.params.resize(logits);
+    slot.results.resize(logits);
+    slot.top.resize(logits * static_cast<size_t>(limits.max_logprobs));
   }
   ASSIGN_OR_RETURN(self->logits_buffer_,
-                   backend.Allocate(seqs * static_cast<size_t>(limits.vocab_size) * sizeof(float),
+                   backend.Allocate(logits * static_cast<size_t>(limits.vocab_size) * sizeof(float),
                                     MemoryComponent::kWorkspace));
   self->logits_ =
-      TensorView(DType::kF32, self->logits_buffer_.data(), limits.max_seqs, limits.vocab_size);
+      TensorView(DType::kF32, self->logits_buffer_.data(), limits.max_logits, limits.vocab_size);
   return self;
 }
 
@@ -78,9 +78,10 @@ StepShape StepBuffers::ShapeFor(const StepPlan& plan) const {
   padded.max_blocks = std::min(padded.max_blocks, limits_.max_blocks);
   if (padded.rows > shape.rows) {
     // Every row of padding is a sequence and has logits.
-    const int32_t extra = std::min(padded.rows - shape.rows,
-                                   std::min(limits_.max_rows - shape.rows,
-                                            limits_.max_seqs - std::max(shape.seqs, shape.logits)));
+    const int32_t extra = std::min(
+        padded.rows - shape.rows,
+        std::min(limits_.max_rows - shape.rows,
+                 std::min(limits_.max_seqs - shape.seqs, limits_.max_logits - shape.logits)));
     padded.rows = shape.rows + extra;
     padded.seqs = shape.seqs + extra;
     padded.logits = shape.logits + extra;
@@ -101,8 +102,11 @@ void StepBuffers::Fill(const StepPlan& plan, int slot) {
     const std::vector<int32_t>& blocks = s.blocks.blocks;
     for (int32_t j = 0; j < entry.count; ++j, ++row) {
       const auto position = static_cast<size_t>(entry.first + j);
-      const bool pending = position >= s.tokens.size();
-      arrays[layout.token_ids + row] = pending ? 0 : s.tokens[position];
+      const bool draft = j >= entry.count - entry.drafts;
+      const bool pending = !draft && position >= s.tokens.size();
+      arrays[layout.token_ids + row] = pending ? 0
+                                       : draft ? s.drafts[position - s.tokens.size()]
+                                               : s.tokens[position];
       arrays[layout.feedback + row] = pending ? entry.feedback_row : -1;
       feedback |= pending;
       arrays[layout.positions + row] = entry.first + j;
@@ -111,9 +115,9 @@ void StepBuffers::Fill(const StepPlan& plan, int slot) {
           block * limits_.block_size + (entry.first + j) % limits_.block_size;
       arrays[layout.seq_of_row + row] = static_cast<int32_t>(i);
     }
-    if (entry.logit_row >= 0) {
-      arrays[layout.logit_rows + static_cast<size_t>(entry.logit_row)] =
-          static_cast<int32_t>(row) - 1;
+    for (int32_t i = 0; i < entry.num_logits; ++i) {
+      arrays[layout.logit_rows + static_cast<size_t>(entry.logit_row + i)] =
+          static_cast<int32_t>(row) - entry.num_logits + i;
     }
     int32_t* const table = arrays + layout.block_tables + i * max_blocks;
     std::copy(blocks.begin(), blocks.end(), table);

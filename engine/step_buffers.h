@@ -25,7 +25,8 @@ namespace quantd {
 
 struct StepLimits {
   int32_t max_rows = 0;    // tokens of a step
-  int32_t max_seqs = 0;    // entries of a step, so also rows of logits
+  int32_t max_seqs = 0;    // entries of a step
+  int32_t max_logits = 0;  // rows of logits of a step
   int32_t max_blocks = 0;  // of one sequence
   int32_t block_size = 0;
   int64_t vocab_size = 0;
@@ -58,10 +59,10 @@ class StepBuffers {
 
  private:
   struct Slot {
-    std::span<int32_t> sampled;         // backend memory [max_seqs]
-    std::vector<SampleParams> params;   // [max_seqs]
-    std::vector<SampleResult> results;  // [max_seqs]
-    std::vector<TokenLogprob> top;      // [max_seqs, max_logprobs]
+    std::span<int32_t> sampled;         // backend memory [max_logits]
+    std::vector<SampleParams> params;   // [max_logits]
+    std::vector<SampleResult> results;  // [max_logits]
+    std::vector<TokenLogprob> top;      // [max_logits, max_logprobs]
   };
   // Where the arrays of a step begin in arrays_, in int32s.
   struct Layout {
@@ -81,7 +82,7 @@ class StepBuffers {
   Buffer ids_buffer_;            // all int32 arrays: of a step, then the samples
   std::vector<int32_t> arrays_;  // what Fill uploads to the beginning of ids_buffer_
   Buffer logits_buffer_;
-  TensorView logits_;  // [max_seqs, vocab] f32
+  TensorView logits_;  // [max_logits, vocab] f32
   Slot slots_[kSlots];
   Batch batch_;
   StepShape shape_;

@@ -62,6 +62,8 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {"scheduler.max_num_seqs", &c.scheduler.max_num_seqs, 1, 65536},
       {"scheduler.max_num_batched_tokens", &c.scheduler.max_num_batched_tokens, 1, 1 << 20},
       {"scheduler.max_model_len", &c.scheduler.max_model_len, 0, static_cast<double>(kMaxInt)},
+      {"scheduler.prompt_lookup_num_tokens", &c.scheduler.prompt_lookup_num_tokens, 0,
+       kMaxDraftTokens},
       {.path = "scheduler.pipeline_depth",
        .value = &c.scheduler.pipeline_depth,
        .choices = {"auto", "0", "1"}},
@@ -239,6 +241,7 @@ EngineOptions ServerConfig::ToEngineOptions() const {
   o.num_kv_blocks = static_cast<int32_t>(kv.num_blocks);
   o.max_model_len = static_cast<int32_t>(scheduler.max_model_len);
   o.enable_prefix_caching = kv.prefix_caching;
+  o.prompt_lookup_num_tokens = static_cast<int32_t>(scheduler.prompt_lookup_num_tokens);
   o.pipeline_depth = scheduler.pipeline_depth == "auto" ? -1 : scheduler.pipeline_depth == "1";
   return o;
 }

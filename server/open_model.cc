@@ -30,7 +30,7 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
     return NotFound("model: {} is not a folder", options.model);
   }
   load.max_rows = options.engine.max_num_batched_tokens;
-  load.max_logit_rows = options.engine.max_num_seqs;
+  load.max_logit_rows = options.engine.max_num_seqs + kExtraLogitRows;
   load.max_positions = options.engine.max_model_len;
   load.on_progress = std::move(on_progress);
 

@@ -55,6 +55,8 @@ struct GenerateFlags {
   std::vector<int32_t> allowed_token_ids;
   std::vector<std::string> bad_words;
   int32_t n = 1;
+  std::optional<int32_t> prompt_logprobs;
+  std::optional<int32_t> prompt_lookup;
   std::optional<int32_t> logprobs;
   bool ignore_eos = false;
   bool no_special = false;
@@ -128,6 +130,8 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
     sampling->add_bad_words(word);
   }
   sampling->set_n(flags.n);
+  if (flags.prompt_logprobs) sampling->set_prompt_logprobs(*flags.prompt_logprobs);
+  if (flags.prompt_lookup) sampling->set_prompt_lookup_num_tokens(*flags.prompt_lookup);
   return request;
 }
 
@@ -144,13 +148,11 @@ class Printer {
       texts_.at(static_cast<size_t>(response.index())) += response.text();
     }
     completion_tokens_ += response.token_ids_size();
+    for (const v1::PositionLogprobs& position : response.prompt_logprobs()) {
+      logprobs_.push_back(Line("prompt", position));
+    }
     for (int i = 0; i < response.logprobs_size(); ++i) {
-      std::string line =
-          fmt::format("{} {:.4f}", response.token_ids(i), response.logprobs(i).logprob());
-      for (const v1::TokenLogprob& top : response.logprobs(i).top()) {
-        line += fmt::format(" {}:{:.4f}", top.token_id(), top.logprob());
-      }
-      logprobs_.push_back(std::move(line));
+      logprobs_.push_back(Line(fmt::format("{}", response.token_ids(i)), response.logprobs(i)));
     }
   }
   // The line at the end.
@@ -167,6 +169,14 @@ class Printer {
   }
 
  private:
+  static std::string Line(const std::string& token, const v1::PositionLogprobs& position) {
+    std::string line = fmt::format("{} {:.4f}", token, position.logprob());
+    for (const v1::TokenLogprob& top : position.top()) {
+      line += fmt::format(" {}:{:.4f}", top.token_id(), top.logprob());
+    }
+    return line;
+  }
+
   const Clock::time_point start_ = Clock::now();  // constructed when the request is sent
   int32_t completion_tokens_ = 0;
   std::vector<std::string> texts_;  // of several outputs
@@ -306,6 +316,10 @@ void AddGenerate(CLI::App& app, Run* run) {
   cmd->add_option("-n", flags->n, "Outputs of the one prompt, 1 to 128")->capture_default_str();
   cmd->add_option("--logprobs", flags->logprobs,
                   "Print log probabilities, of N alternatives too, to stderr");
+  cmd->add_option("--prompt-logprobs", flags->prompt_logprobs,
+                  "The same of the prompt's tokens but the first");
+  cmd->add_option("--prompt-lookup", flags->prompt_lookup,
+                  "Tokens a step guessed from earlier text, 0 to 16; the output stays the same");
   cmd->add_flag("--ignore-eos", flags->ignore_eos, "Go on past the model's end");
   cmd->add_flag("--no-special", flags->no_special, "Do not add the tokenizer's special tokens")
       ->excludes(chat);

@@ -41,8 +41,21 @@ SamplingParams ToSampling(const v1::SamplingParams& proto, const GenerationDefau
   p.bad_words.assign(proto.bad_words().begin(), proto.bad_words().end());
   p.include_stop_str_in_output = proto.include_stop_str_in_output();
   if (proto.has_n()) p.n = proto.n();
+  if (proto.has_prompt_logprobs()) p.prompt_logprobs = proto.prompt_logprobs();
+  if (proto.has_prompt_lookup_num_tokens()) {
+    p.prompt_lookup_num_tokens = proto.prompt_lookup_num_tokens();
+  }
   p.skip_special_tokens = !proto.has_skip_special_tokens() || proto.skip_special_tokens();
   return p;
+}
+
+void Fill(const TokenOutput& token, v1::PositionLogprobs* position) {
+  position->set_logprob(token.logprob);
+  for (const TokenLogprob& alternative : token.top) {
+    v1::TokenLogprob* top = position->add_top();
+    top->set_token_id(alternative.token_id);
+    top->set_logprob(alternative.logprob);
+  }
 }
 
 // What GenerateResponse, GenerateStreamResponse and Output have in common.
@@ -52,14 +65,7 @@ void Fill(RequestUpdate&& update, bool with_logprobs, Message& out) {
   out.mutable_token_ids()->Reserve(static_cast<int>(update.tokens.size()));
   for (const TokenOutput& token : update.tokens) {
     out.add_token_ids(token.token_id);
-    if (!with_logprobs) continue;
-    v1::PositionLogprobs* position = out.add_logprobs();
-    position->set_logprob(token.logprob);
-    for (const TokenLogprob& alternative : token.top) {
-      v1::TokenLogprob* top = position->add_top();
-      top->set_token_id(alternative.token_id);
-      top->set_logprob(alternative.logprob);
-    }
+    if (with_logprobs) Fill(token, out.add_logprobs());
   }
   if (update.finish_reason.has_value() && update.status.ok()) {
     out.set_finish_reason(ToProto(*update.finish_reason));
@@ -164,9 +170,22 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
     return InvalidField(fmt::format("sampling.{}", list.field), "{} entries, allowed: at most {}",
                         list.count, list.most);
   }
-  if (proto.sampling().has_logprobs() && proto.sampling().logprobs() < 0) {  // the engine's "none"
-    return InvalidField("sampling.logprobs", "{}, allowed: absent (none) or 0 to 20",
-                        proto.sampling().logprobs());
+  // Below 0 is the engine's "absent".
+  const struct {
+    const char* field;
+    bool given;
+    int32_t value, most;
+  } optional[] = {
+      {"logprobs", proto.sampling().has_logprobs(), proto.sampling().logprobs(), 20},
+      {"prompt_logprobs", proto.sampling().has_prompt_logprobs(),
+       proto.sampling().prompt_logprobs(), 20},
+      {"prompt_lookup_num_tokens", proto.sampling().has_prompt_lookup_num_tokens(),
+       proto.sampling().prompt_lookup_num_tokens(), kMaxDraftTokens},
+  };
+  for (const auto& o : optional) {
+    if (!o.given || o.value >= 0) continue;
+    return InvalidField(fmt::format("sampling.{}", o.field), "{}, allowed: absent or 0 to {}",
+                        o.value, o.most);
   }
   out.request.sampling = ToSampling(proto.sampling(), facts.defaults);
   if (const absl::Status s = ValidateSampling(out.request.sampling, facts.vocab_size); !s.ok()) {
@@ -226,6 +245,9 @@ void Merge(RequestUpdate&& more, RequestUpdate* into) {
   into->text += more.text;
   into->tokens.insert(into->tokens.end(), std::make_move_iterator(more.tokens.begin()),
                       std::make_move_iterator(more.tokens.end()));
+  into->prompt_tokens.insert(into->prompt_tokens.end(),
+                             std::make_move_iterator(more.prompt_tokens.begin()),
+                             std::make_move_iterator(more.prompt_tokens.end()));
   into->usage = more.usage;
   into->finish_reason = more.finish_reason;
   into->stop_reason = std::move(more.stop_reason);
@@ -237,6 +259,7 @@ v1::GenerateStreamResponse ToStreamResponse(const std::string& request_id, Reque
   v1::GenerateStreamResponse out;
   out.set_request_id(request_id);
   out.set_index(update.index);
+  for (const TokenOutput& token : update.prompt_tokens) Fill(token, out.add_prompt_logprobs());
   Fill(update.usage, out.mutable_usage());
   Fill(std::move(update), with_logprobs, out);
   return out;
@@ -251,6 +274,7 @@ v1::GenerateResponse ToResponse(const std::string& request_id, std::vector<Reque
     usage.completion_tokens += updates[i].usage.completion_tokens;
   }
   Fill(usage, out.mutable_usage());
+  for (const TokenOutput& token : updates[0].prompt_tokens) Fill(token, out.add_prompt_logprobs());
   Fill(std::move(updates[0]), with_logprobs, out);
   for (size_t i = 1; i < updates.size(); ++i) {
     v1::Output* output = out.add_more_outputs();
@@ -330,6 +354,8 @@ void ToProto(const EngineStats& stats, v1::EngineStats* proto) {
   proto->set_prompt_tokens(stats.prompt_tokens);
   proto->set_generation_tokens(stats.generation_tokens);
   proto->set_steps(stats.steps);
+  proto->set_draft_tokens(stats.draft_tokens);
+  proto->set_accepted_draft_tokens(stats.accepted_draft_tokens);
 }
 
 }  // namespace quantd

@@ -89,7 +89,8 @@ int GenerateCall::NextOutput() const {
     const int output = (last_written_ + i) % n;
     const auto& waiting = outputs_[static_cast<size_t>(output)];
     if (!waiting.has_value()) continue;
-    if (waiting->finish_reason.has_value() || !waiting->text.empty() || !waiting->tokens.empty()) {
+    if (waiting->finish_reason.has_value() || !waiting->text.empty() || !waiting->tokens.empty() ||
+        !waiting->prompt_tokens.empty()) {
       return output;
     }
   }

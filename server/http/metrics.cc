@@ -166,6 +166,9 @@ std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory) c
   counter("num_preemptions_total", "Requests put back for want of KV blocks.", s.preemptions);
   counter("prompt_tokens_total", "Prompt tokens computed.", s.prompt_tokens);
   counter("generation_tokens_total", "Tokens generated.", s.generation_tokens);
+  counter("spec_decode_num_draft_tokens_total", "Tokens guessed by prompt lookup.", s.draft_tokens);
+  counter("spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.",
+          s.accepted_draft_tokens);
   counter("steps_total", "Engine steps.", s.steps);
   if (memory != nullptr) {
     prometheus::MetricFamily family{

@@ -214,6 +214,162 @@ TEST_P(EngineSampling, RefusesAllowedTokensThatMinTokensForbids) {
   EXPECT_TRUE(Generate(*engine, request).ok());
 }
 
+// Few different tokens: the same few come again and again, and guesses are often right.
+Request Repetitive(std::mt19937& random, int32_t max_tokens) {
+  std::vector<int32_t> prompt(3 + random() % 20);
+  for (int32_t& token : prompt) token = 1 + static_cast<int32_t>(random() % 2);
+  Request request = GreedyRequest(prompt, max_tokens);
+  request.sampling.allowed_token_ids = {1, 2};
+  if (random() % 2 == 0) {
+    request.sampling.temperature = 1.0f;
+    request.sampling.seed = random();
+  }
+  return request;
+}
+
+TEST_P(EngineSampling, PromptLookupChangesNoToken) {
+  EngineOptions options = Options();
+  options.num_kv_blocks = 24;
+  FakeEngine engine(options);
+  std::mt19937 random(5);
+  std::vector<Request> requests;
+  for (int i = 0; i < 60; ++i) {
+    requests.push_back(Repetitive(random, 1 + static_cast<int32_t>(random() % 40)));
+    requests.back().sampling.prompt_lookup_num_tokens = static_cast<int32_t>(random() % 6);
+    requests.back().sampling.logprobs = static_cast<int32_t>(random() % 3) - 1;
+    requests.back().sampling.min_tokens =
+        std::min(requests.back().sampling.max_tokens, static_cast<int32_t>(random() % 4));
+  }
+  const auto results = GenerateAll(*engine, requests);
+  ASSERT_TRUE(results.ok()) << results.status();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ((*results)[i].token_ids(), ReferenceTokens(requests[i])) << "request " << i;
+    requests[i].sampling.prompt_lookup_num_tokens = 0;
+    const auto plain = Generate(*engine, requests[i]);
+    ASSERT_TRUE(plain.ok());
+    for (size_t t = 0; t < plain->tokens.size(); ++t) {
+      EXPECT_EQ((*results)[i].tokens[t].logprob, plain->tokens[t].logprob);
+      EXPECT_EQ((*results)[i].tokens[t].top.size(), plain->tokens[t].top.size());
+    }
+  }
+  const EngineStats stats = engine->Stats();
+  EXPECT_GT(stats.preemptions, 0);
+  EXPECT_GT(stats.accepted_draft_tokens, stats.draft_tokens / 10);
+  EXPECT_GT(stats.draft_tokens, stats.accepted_draft_tokens) << "some were wrong";
+  ExpectNothingLeaked(*engine);
+}
+
+TEST_P(EngineSampling, PromptLookupTakesFewerSteps) {
+  // The model says 1 2 3 4 1 2 3 4 ..., which the prompt has said before.
+  std::vector<int32_t> script;
+  for (int i = 0; i < 200; ++i) script.push_back(1 + (i + 1) % 4);
+  EngineOptions options = Options();
+  options.prompt_lookup_num_tokens = 4;  // the engine's, for requests that do not say
+  FakeEngine engine(options, script);
+  const Request request = GreedyRequest({1, 2, 3, 4, 1, 2, 3, 4}, 41);
+  const auto result = Generate(*engine, request);
+  ASSERT_TRUE(result.ok());
+  for (size_t i = 0; i < 41; ++i)
+    EXPECT_EQ(result->token_ids()[i], 1 + static_cast<int32_t>(i % 4));
+  EXPECT_EQ(engine->Stats().steps, 1 + 8) << "five tokens a step after the first";
+  EXPECT_EQ(engine->Stats().accepted_draft_tokens, 32);
+  Request off = request;
+  off.sampling.prompt_lookup_num_tokens = 0;
+  ASSERT_TRUE(Generate(*engine, off).ok());
+  EXPECT_EQ(engine->Stats().accepted_draft_tokens, 32);
+}
+
+TEST_P(EngineSampling, PromptLookupEndsWhereTheTextEnds) {
+  // Guesses are right beyond the stop string and beyond the end id.
+  for (const bool stop_string : {true, false}) {
+    std::vector<int32_t> script;
+    for (int i = 0; i < 40; ++i) script.push_back(1 + (i + 1) % 4);
+    if (!stop_string) script[17] = kFakeEos;
+    FakeEngine engine(Options(), script);
+    Request request = GreedyRequest({1, 2, 3, 4, 1, 2, 3, 4}, 30);
+    request.sampling.prompt_lookup_num_tokens = 4;
+    if (stop_string) request.sampling.stop = {"bc"};
+    const auto result = Generate(*engine, request);
+    ASSERT_TRUE(result.ok());
+    EXPECT_EQ(result->finish_reason, FinishReason::kStop);
+    EXPECT_EQ(result->text, stop_string ? "a" : "abcdabcdab");
+    EXPECT_EQ(result->usage.completion_tokens, stop_string ? 3 : 11);
+    EXPECT_EQ(result->tokens.size(), stop_string ? 3u : 11u);
+    ExpectNothingLeaked(*engine);
+  }
+}
+
+TEST_P(EngineSampling, DrawsUnderPromptLookupHaveTheModelsDistribution) {
+  // Two tokens, one draw after a guess each: how often the first comes is as without guesses. The
+  // tokens being equal is tested above; this is the distribution by itself.
+  FakeEngine engine(Options());
+  int plain = 0, looked_up = 0;
+  constexpr int kRequests = 60, kTokens = 30;
+  for (int i = 0; i < kRequests; ++i) {
+    Request request = GreedyRequest({1, 2, 1, 2, 2, 1}, kTokens);
+    request.sampling.allowed_token_ids = {1, 2};
+    request.sampling.temperature = 1.0f;
+    for (const int32_t lookup : {0, 4}) {
+      request.sampling.seed = static_cast<uint64_t>(2 * i + (lookup > 0));  // other numbers
+      request.sampling.prompt_lookup_num_tokens = lookup;
+      const auto result = Generate(*engine, request);
+      ASSERT_TRUE(result.ok());
+      for (const int32_t token : result->token_ids())
+        (lookup > 0 ? looked_up : plain) += token == 1;
+    }
+  }
+  EXPECT_GT(engine->Stats().accepted_draft_tokens, 100);
+  // 1800 draws each with probabilities near a half: five standard deviations of the difference.
+  EXPECT_NEAR(plain, looked_up, 5 * std::sqrt(2 * kRequests * kTokens * 0.25));
+}
+
+TEST_P(EngineSampling, PromptLogprobsAreThoseOfDrawingThePrompt) {
+  EngineOptions options = Options();
+  options.num_kv_blocks = 20;
+  FakeEngine engine(options);
+  Request request =
+      GreedyRequest({5, 9, 13, 7, 5, 9, 2, 2, 30, 41, 17, 8, 5, 33, 12, 11, 10, 9}, 4);
+  request.sampling.prompt_logprobs = 3;
+  request.sampling.n = 2;
+  class Sink : public CollectingSink {
+   public:
+    Sink() : CollectingSink(2) {}
+    void OnUpdate(RequestUpdate update) override {
+      EXPECT_TRUE(update.prompt_tokens.empty() || update.index == 0);
+      for (TokenOutput& token : update.prompt_tokens) prompt.push_back(std::move(token));
+      CollectingSink::OnUpdate(std::move(update));
+    }
+    std::vector<TokenOutput> prompt;
+  };
+  for (int round = 0; round < 2; ++round) {  // the second time the prompt could be cached
+    auto sink = std::make_shared<Sink>();
+    auto others = std::make_shared<CollectingSink>();
+    ASSERT_TRUE(engine->Submit(request, sink).ok());
+    ASSERT_TRUE(engine->Submit(GreedyRequest({3, 4, 5}, 40), others).ok());
+    sink->Wait();
+    others->Wait();
+    EXPECT_EQ(sink->results()[1].token_ids(), ReferenceTokens(request));
+    ASSERT_EQ(sink->prompt.size(), request.prompt_ids.size() - 1);
+    for (size_t i = 0; i < sink->prompt.size(); ++i) {
+      // The same token forced on the engine as the only one allowed.
+      Request one;
+      one.prompt_ids.assign(request.prompt_ids.begin(),
+                            request.prompt_ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      one.sampling.max_tokens = 1;
+      one.sampling.allowed_token_ids = {request.prompt_ids[i + 1]};
+      one.sampling.logprobs = 3;
+      const auto drawn = Generate(*engine, one);
+      ASSERT_TRUE(drawn.ok());
+      const TokenOutput& expected = drawn->tokens[0];
+      EXPECT_EQ(sink->prompt[i].token_id, expected.token_id);
+      EXPECT_EQ(sink->prompt[i].logprob, expected.logprob);
+      ASSERT_EQ(sink->prompt[i].top.size(), 3u);
+      EXPECT_EQ(sink->prompt[i].top[0].token_id, expected.top[0].token_id);
+    }
+  }
+  ExpectNothingLeaked(*engine);
+}
+
 INSTANTIATE_TEST_SUITE_P(Depth, EngineSampling, testing::Values(0, 1));
 
 }  // namespace

@@ -81,6 +81,8 @@ TEST(ValidateSampling, RefusesByNameAndValue) {
       {[](auto* p) { p->bad_words.assign(129, "x"); }, "bad_words has 129 strings"},
       {[](auto* p) { p->bad_words = {""}; }, "bad_words[0] has 0 bytes"},
       {[](auto* p) { p->bad_words = {"\xFF"}; }, "bad_words[0] is not valid UTF-8 at byte 0"},
+      {[](auto* p) { p->prompt_logprobs = 21; }, "prompt_logprobs is 21"},
+      {[](auto* p) { p->prompt_lookup_num_tokens = 17; }, "prompt_lookup_num_tokens is 17"},
       {[](auto* p) { p->n = 0; }, "n is 0, allowed: 1 to 128"},
       {[](auto* p) { p->n = 1000000; }, "n is 1000000"},
   };

@@ -43,6 +43,8 @@ TEST(Convert, AbsentFieldsTakeTheModelsDefaults) {
   EXPECT_EQ(s.repetition_penalty, 1.25f);
   EXPECT_EQ(s.presence_penalty, 0.0f);
   EXPECT_EQ(s.n, 1);
+  EXPECT_EQ(s.prompt_logprobs, -1);
+  EXPECT_EQ(s.prompt_lookup_num_tokens, -1);
   EXPECT_EQ(s.seed, std::nullopt);
   EXPECT_EQ(s.max_tokens, 16);
   EXPECT_EQ(s.min_tokens, 0);
@@ -103,6 +105,8 @@ TEST(Convert, EveryFieldArrives) {
   s->add_bad_words("no");
   s->set_include_stop_str_in_output(true);
   s->set_n(3);
+  s->set_prompt_logprobs(2);
+  s->set_prompt_lookup_num_tokens(5);
   const auto prepared = ToPreparedRequest(std::move(request), Facts());
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   const Request& r = prepared->request;
@@ -129,6 +133,8 @@ TEST(Convert, EveryFieldArrives) {
   EXPECT_EQ(r.sampling.bad_words, std::vector<std::string>{"no"});
   EXPECT_TRUE(r.sampling.include_stop_str_in_output);
   EXPECT_EQ(r.sampling.n, 3);
+  EXPECT_EQ(r.sampling.prompt_logprobs, 2);
+  EXPECT_EQ(r.sampling.prompt_lookup_num_tokens, 5);
   EXPECT_FALSE(prepared->has_text);
 }
 
@@ -230,6 +236,14 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
       {"top_p 1.1", [&](auto& r) { s(r)->set_top_p(1.1f); }, kBad, {"sampling.top_p", "1.1"}},
       {"top_p nan", [&](auto& r) { s(r)->set_top_p(nan); }, kBad, {"sampling.top_p", "nan"}},
       {"top_k -5", [&](auto& r) { s(r)->set_top_k(-5); }, kBad, {"sampling.top_k", "-5"}},
+      {"prompt_logprobs -1",
+       [&](auto& r) { s(r)->set_prompt_logprobs(-1); },
+       kBad,
+       {"sampling.prompt_logprobs", "-1"}},
+      {"prompt_lookup_num_tokens 17",
+       [&](auto& r) { s(r)->set_prompt_lookup_num_tokens(17); },
+       kBad,
+       {"sampling.prompt_lookup_num_tokens", "17"}},
       {"n 0", [&](auto& r) { s(r)->set_n(0); }, kBad, {"sampling.n", "1 to 128"}},
       {"n of a million", [&](auto& r) { s(r)->set_n(1000000); }, kBad, {"sampling.n", "1000000"}},
       {"repetition_penalty 0",
