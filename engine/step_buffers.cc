@@ -115,9 +115,9 @@ void StepBuffers::Fill(const StepPlan& plan, int slot) {
           block * limits_.block_size + (entry.first + j) % limits_.block_size;
       arrays[layout.seq_of_row + row] = static_cast<int32_t>(i);
     }
-    for (int32_t i = 0; i < entry.num_logits; ++i) {
-      arrays[layout.logit_rows + static_cast<size_t>(entry.logit_row + i)] =
-          static_cast<int32_t>(row) - entry.num_logits + i;
+    for (int32_t k = 0; k < entry.num_logits; ++k) {
+      arrays[layout.logit_rows + static_cast<size_t>(entry.logit_row + k)] =
+          static_cast<int32_t>(row) - entry.num_logits + k;
     }
     int32_t* const table = arrays + layout.block_tables + i * max_blocks;
     std::copy(blocks.begin(), blocks.end(), table);

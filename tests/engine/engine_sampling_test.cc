@@ -78,7 +78,7 @@ TEST_P(EngineSampling, OnlyWhatNeedsTokensWaitsForThem) {
   FakeEngine engine(Options());
   Request request = GreedyRequest({5, 6}, 10);
   request.sampling.logit_bias = {{7, 2.0f}};
-  request.sampling.bad_words = {"a"};
+  request.sampling.allowed_token_ids = {3, 7, 9};
   ASSERT_TRUE(Generate(*engine, request).ok());
   const int64_t before = engine.backend.feedbacks.load();
   EXPECT_EQ(before > 0, GetParam() == 1) << "the next step is under way before a token is known";
