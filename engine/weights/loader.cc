@@ -42,13 +42,6 @@ SourceMatrix ViewOf(const StoredTensor& t, int64_t rows, int64_t cols) {
   return m;
 }
 
-absl::Status CheckFinite(const TensorView& view, const std::string& tensor) {
-  const auto bad = FindNonFinite(view);
-  if (!bad) return absl::OkStatus();
-  return DataLoss("tensor {}: element [{}, {}] is NaN or infinite", tensor, *bad / view.cols,
-                  *bad % view.cols);
-}
-
 class Packer {
  public:
   Packer(const Checkpoint& checkpoint, const WeightLoaderOptions& options, const WeightsPlan& plan,
@@ -146,6 +139,15 @@ class Packer {
     }
     if (packing()) Report(first, static_cast<int64_t>(modules.size()), *linear.weight);
     return linear;
+  }
+
+  // Names the file, too: of a model in shards it is the one to fetch again.
+  absl::Status CheckFinite(const TensorView& view, const std::string& tensor) const {
+    const auto bad = FindNonFinite(view);
+    if (!bad) return absl::OkStatus();
+    return DataLoss("{}: tensor {}: element [{}, {}] is NaN or infinite",
+                    checkpoint_.file_name(checkpoint_.Find(tensor)->file), tensor, *bad / view.cols,
+                    *bad % view.cols);
   }
 
   // What PackModule finds wrong with a checkpoint's values.

@@ -2,9 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "tests/server/raw_call.h"
 
 namespace quantd::test {
+namespace {
+
+constexpr int kThreadSlack = 2;  // gRPC's pools start one when all are busy, and end it later
+
+}  // namespace
 
 v1::GenerateRequest Greedy(int32_t max_tokens, const std::string& text) {
   v1::GenerateRequest request;
@@ -42,7 +49,7 @@ Guarded::Guarded(const std::vector<std::string>& overrides) : server_(overrides)
   free_blocks_ = client_->Info().stats().kv_blocks_total();
 }
 
-void Guarded::ExpectUnharmed(const std::string& after) {
+void Guarded::ExpectServing(const std::string& after) {
   std::vector<int32_t> ids;
   const grpc::Status status = client_->Generate(Greedy(24), &ids);
   EXPECT_TRUE(status.ok()) << after << ": " << status.error_message();
@@ -54,6 +61,42 @@ void Guarded::ExpectUnharmed(const std::string& after) {
            info.stats().waiting() == 0 && info.stats().kv_blocks_free() == free_blocks_;
   })) << after
       << ": " << info.ShortDebugString();
+}
+
+void Guarded::ExpectUnharmed(const std::string& after) {
+  ExpectServing(after);
+  if (files_ < 0) return;
+  EXPECT_TRUE(Eventually([&] { return server_.OpenFiles() <= files_; }))
+      << after << ": " << files_ << " files before, " << server_.OpenFiles() << " after";
+  EXPECT_TRUE(Eventually([&] { return server_.Threads() <= threads_ + kThreadSlack; }))
+      << after << ": " << threads_ << " threads before, " << server_.Threads() << " after";
+}
+
+void Guarded::HoldToIdle() {
+  ExpectServing("what came before");
+  // Connections that a client just closed are still being closed here: two readings that agree.
+  int files = 0;
+  EXPECT_TRUE(Eventually([&] {
+    const int now = server_.OpenFiles();
+    const bool settled = std::exchange(files, now) == now;
+    if (!settled) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return settled;
+  }));
+  files_ = files;
+  threads_ = server_.Threads();
+}
+
+void Guarded::WarmUp() {
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 12; ++i) {
+    clients.emplace_back([this] {
+      Client client(server_.grpc());
+      std::vector<int32_t> ids;
+      for (int round = 0; round < 3; ++round) client.Generate(Greedy(8), &ids);  // or is refused
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  HoldToIdle();
 }
 
 }  // namespace quantd::test

@@ -67,11 +67,22 @@ class Guarded {
   ServerProcess& server() { return server_; }
   Client& client() { return *client_; }
 
-  /// A good request gives the same tokens as at first, and then nothing is held any more.
+  /// A good request gives the same tokens as at first; then no request is live, and every KV block
+  /// is free.
+  void ExpectServing(const std::string& after);
+  /// The same, and, after HoldToIdle, there are no more open files and threads than before.
   void ExpectUnharmed(const std::string& after);
+
+  /// What the idle server has open now is what it may have after anything that is done to it.
+  void HoldToIdle();
+  /// HoldToIdle, once connections and calls at the same time have made gRPC start what it keeps
+  /// (pollers, executors).
+  void WarmUp();
 
  private:
   ServerProcess server_;
+  int files_ = -1;  // of HoldToIdle; -1: not held
+  int threads_ = -1;
   std::unique_ptr<Client> client_;
   std::vector<int32_t> tokens_;
   int64_t free_blocks_ = 0;

@@ -283,9 +283,12 @@ TEST(LoadModel, RefusesBrokenWeights) {
          t["model.norm.weight"].bytes.replace(4, 2, std::string("\x80\xff", 2));
        }),
        kLoss,
-       {"model.layers.0.self_attn.k_proj: tensor model.layers.0.self_attn.k_proj.weight: element "
-        "[0, 0] is NaN or infinite; model.layers.1.mlp.up_proj: tensor " +
-        up + ": element [3, 5] is NaN or infinite; tensor model.norm.weight: element [0, 2] is"}},
+       {"model.layers.0.self_attn.k_proj: model.safetensors: tensor "
+        "model.layers.0.self_attn.k_proj.weight: element [0, 0] is NaN or infinite; "
+        "model.layers.1.mlp.up_proj: model.safetensors: tensor " +
+        up +
+        ": element [3, 5] is NaN or infinite; model.safetensors: tensor model.norm.weight: element "
+        "[0, 2] is"}},
       {"quantized without a config",
        Tensors([](OwnedTensors& t) {
          t["model.layers.0.mlp.up_proj.weight"] = {
@@ -402,7 +405,8 @@ TEST(LoadModel, RefusesBroken4BitCheckpoints) {
        kLoss,
        {kProj + ": tensor " + w + ".nested_absmax: element 1 is -1",
         "; model.layers.0.mlp.down_proj: tensor model.layers.0.mlp.down_proj.weight."
-        "nested_quant_map: element 2 is nan; tensor model.norm.weight: element [0, 1] is NaN"}},
+        "nested_quant_map: element 2 is nan; model.safetensors: tensor model.norm.weight: element "
+        "[0, 1] is NaN"}},
       {"NaN in the nested map",
        Tensors([=](OwnedTensors& t) { float_at(t.at(w + ".nested_quant_map"), 9, NAN); }),
        kLoss,
