@@ -120,14 +120,17 @@ TEST(ServeProcess, HttpPortCanBeLeftOut) {
 }
 
 TEST(ServeProcess, CancelStormLeavesNothingBehind) {
+  constexpr int kClients = 10;
+  constexpr int kRounds = 500;
   Guarded guarded;
   ASSERT_TRUE(guarded.ready());
+  guarded.WarmUp();
   std::vector<std::thread> clients;
   std::atomic<int> cancelled{0};
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < kClients; ++i) {
     clients.emplace_back([&, i] {
       Client client(guarded.server().grpc());
-      for (int round = 0; round < 50; ++round) {
+      for (int round = 0; round < kRounds; ++round) {
         grpc::ClientContext context;
         const auto reader =
             client.stub().GenerateStream(&context, Greedy(400, "storm " + std::to_string(i)));
@@ -145,13 +148,14 @@ TEST(ServeProcess, CancelStormLeavesNothingBehind) {
     });
   }
   for (std::thread& client : clients) client.join();
-  EXPECT_EQ(cancelled, 500);
-  guarded.ExpectUnharmed("500 cancelled streams");
+  EXPECT_EQ(cancelled, kClients * kRounds);
+  guarded.ExpectUnharmed("5000 cancelled streams");
 }
 
 TEST(ServeProcess, ClientKilledMidStreamFreesItsBlocks) {
   Guarded guarded;
   ASSERT_TRUE(guarded.ready());
+  guarded.WarmUp();
   Process client({"generate", "--target", guarded.server().grpc(), "--prompt", "Once",
                   "--max-tokens", "500", "--ignore-eos"});
   ASSERT_TRUE(Eventually([&] { return !client.out().empty(); }));
@@ -163,6 +167,7 @@ TEST(ServeProcess, ClientKilledMidStreamFreesItsBlocks) {
 TEST(ServeProcess, CancellingAQueuedRequestTakesItOutOfTheQueue) {
   Guarded guarded({"scheduler.max_num_seqs=1"});
   ASSERT_TRUE(guarded.ready());
+  guarded.WarmUp();
   grpc::ClientContext running_context;
   const auto running = guarded.client().stub().GenerateStream(&running_context, Greedy(480));
   v1::GenerateStreamResponse delta;
@@ -184,28 +189,38 @@ TEST(ServeProcess, CancellingAQueuedRequestTakesItOutOfTheQueue) {
 TEST(ServeProcess, StalledReaderIsCutOffAndOthersAreNotHeldUp) {
   Guarded guarded({"timeouts.stall_seconds=0.3", "limits.stream_backlog_tokens=4"});
   ASSERT_TRUE(guarded.ready());
-  grpc::ChannelArguments small;
-  small.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8192);
-  small.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  Client slow(guarded.server().grpc(), small);
-  v1::GenerateRequest request = Greedy(500);
-  request.set_request_id(std::string(256, 'x'));
-  request.mutable_sampling()->set_logprobs(20);
-  grpc::ClientContext context;
-  const auto reader = slow.stub().GenerateStream(&context, request);
-  EXPECT_TRUE(Eventually([&] { return guarded.client().Info().live_requests() == 1; }));
-  guarded.ExpectUnharmed("a stalled reader");  // waits until its blocks are free
-  v1::GenerateStreamResponse delta;
-  int tokens = 0;
-  while (reader->Read(&delta)) tokens += delta.token_ids_size();
-  const auto code = reader->Finish().error_code();
-  EXPECT_TRUE(code == StatusCode::RESOURCE_EXHAUSTED || code == StatusCode::CANCELLED) << code;
-  EXPECT_LT(tokens, 500);
+  guarded.WarmUp();
+  {
+    grpc::ChannelArguments small;
+    small.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8192);
+    small.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    Client slow(guarded.server().grpc(), small);
+    v1::GenerateRequest request = Greedy(500);
+    request.set_request_id(std::string(256, 'x'));
+    request.mutable_sampling()->set_logprobs(20);
+    grpc::ClientContext context;
+    const auto reader = slow.stub().GenerateStream(&context, request);
+    EXPECT_TRUE(Eventually([&] { return guarded.client().Info().live_requests() == 1; }));
+    guarded.ExpectServing("a stalled reader");  // waits until its blocks are free
+    v1::GenerateStreamResponse delta;
+    int tokens = 0;
+    while (reader->Read(&delta)) tokens += delta.token_ids_size();
+    const grpc::Status status = reader->Finish();
+    const StatusCode code = status.error_code();
+    EXPECT_TRUE(code == StatusCode::RESOURCE_EXHAUSTED || code == StatusCode::CANCELLED) << code;
+    if (code == StatusCode::RESOURCE_EXHAUSTED) {
+      EXPECT_NE(status.error_message().find("reader stalled"), std::string::npos)
+          << status.error_message();
+    }
+    EXPECT_LT(tokens, 500);
+  }
+  guarded.ExpectUnharmed("a stalled reader that is gone");
 }
 
 TEST(ServeProcess, FullQueueIsResourceExhaustedWithPushback) {
   Guarded guarded({"limits.max_queued_requests=2", "scheduler.max_num_seqs=1"});
   ASSERT_TRUE(guarded.ready());
+  guarded.WarmUp();
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
   std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> streams;
   for (int i = 0; i < 12; ++i) {
@@ -224,6 +239,8 @@ TEST(ServeProcess, FullQueueIsResourceExhaustedWithPushback) {
     }
     ++refused;
     EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+    EXPECT_NE(status.error_message().find(" requests are waiting, allowed: "), std::string::npos)
+        << status.error_message();
     EXPECT_EQ(contexts[i]->GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 1u);
     EXPECT_GT(DetailOf<google::rpc::RetryInfo>(status).retry_delay().nanos(), 0);
   }
@@ -277,7 +294,8 @@ TEST(ServeProcess, SigtermUnderLoadFinishesWhatRunsAndExitsWithZero) {
     refused = late.Generate(Greedy(1), &ids);
     return !refused.ok();
   }));
-  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE) << refused.error_message();
+  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(refused.error_message(), "the server is draining");
   load.Join();
   EXPECT_EQ(load.complete, 8);
   EXPECT_EQ(server.process().Wait(), 0);
@@ -311,6 +329,34 @@ TEST(ServeProcess, DrainTimeoutCancelsWhatIsLeft) {
   EXPECT_LT(load.complete, 20);
   EXPECT_EQ(server.process().err().find("drained: 0 requests"), std::string::npos)
       << server.process().err();
+}
+
+TEST(ServeProcess, RequestsWhileLoadingAreUnavailableAndHarmNothing) {
+  const std::vector<int32_t> expected = [] {
+    ServerProcess server;
+    std::vector<int32_t> ids;
+    if (server.ready()) Client(server.grpc()).Generate(Greedy(24), &ids);
+    return ids;
+  }();
+  ASSERT_EQ(expected.size(), 24u);
+  bool while_loading = false;
+  for (int attempt = 0; attempt < 20 && !while_loading; ++attempt) {  // it loads in a moment
+    ServerProcess server({}, /*wait_ready=*/false);
+    Client client(server.grpc());
+    std::vector<int32_t> ids;
+    EXPECT_TRUE(Eventually([&] {
+      const grpc::Status status = client.Generate(Greedy(24), &ids);
+      if (status.ok()) return true;
+      while_loading = true;
+      EXPECT_EQ(status.error_code(), StatusCode::UNAVAILABLE);
+      EXPECT_NE(status.error_message().find("the model is loading"), std::string::npos)
+          << status.error_message();
+      return false;
+    }));
+    EXPECT_EQ(ids, expected);
+    EXPECT_EQ(client.Info().stats().kv_blocks_free(), client.Info().stats().kv_blocks_total());
+  }
+  EXPECT_TRUE(while_loading);
 }
 
 TEST(ServeProcess, SigtermWhileLoadingExitsWithZero) {
