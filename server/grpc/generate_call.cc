@@ -9,6 +9,17 @@
 #include "server/grpc/error_details.h"
 
 namespace quantd {
+namespace {
+
+// What each field says by itself was checked before: here they are too much together, or one that
+// the message begins with contradicts the model.
+std::string FieldOf(const absl::Status& status, bool too_long) {
+  const std::string message = Message(status);
+  if (!message.starts_with("the ")) return "sampling." + message.substr(0, message.find(' '));
+  return too_long ? "prompt" : "sampling.max_tokens";
+}
+
+}  // namespace
 
 bool GenerateCall::active() const {
   std::lock_guard lock(mutex_);
@@ -27,9 +38,8 @@ void GenerateCall::Submit(Engine* engine, Request request) {
       engine->Submit(std::move(request), shared_from_this());
   if (!handle.ok()) {
     const absl::Status& status = handle.status();
-    // What each field says by itself was checked before: here they are too much together.
     const bool invalid = status.code() == absl::StatusCode::kInvalidArgument;
-    Fail(invalid ? WithField(status, too_long ? "prompt" : "sampling.max_tokens") : status,
+    Fail(invalid ? WithField(status, FieldOf(status, too_long)) : status,
          status.code() == absl::StatusCode::kResourceExhausted);
     return;
   }

@@ -75,6 +75,47 @@ std::vector<BadRow> BadRequests() {
       {"top_p 1.1", [=](auto& r) { s(r)->set_top_p(1.1f); }, kBad, "sampling.top_p"},
       {"top_p nan", [=](auto& r) { s(r)->set_top_p(nan); }, kBad, "sampling.top_p"},
       {"top_k -5", [=](auto& r) { s(r)->set_top_k(-5); }, kBad, "sampling.top_k"},
+      {"n of a million", [=](auto& r) { s(r)->set_n(1000000); }, kBad, "1000000", "sampling.n"},
+      {"n 0", [=](auto& r) { s(r)->set_n(0); }, kBad, "sampling.n"},
+      {"allowed tokens that end the text, before min_tokens",
+       [=](auto& r) {
+         s(r)->add_allowed_token_ids(7);
+         s(r)->add_stop_token_ids(7);
+         s(r)->set_min_tokens(2);
+       },
+       kBad, "min_tokens 2", "sampling.allowed_token_ids"},
+      {"repetition_penalty -1", [=](auto& r) { s(r)->set_repetition_penalty(-1); }, kBad,
+       "sampling.repetition_penalty"},
+      {"presence_penalty 3", [=](auto& r) { s(r)->set_presence_penalty(3); }, kBad,
+       "sampling.presence_penalty"},
+      {"frequency_penalty nan", [=](auto& r) { s(r)->set_frequency_penalty(nan); }, kBad,
+       "sampling.frequency_penalty"},
+      {"100,000 logit biases",
+       [=](auto& r) {
+         for (int i = 0; i < 100000; ++i) (*s(r)->mutable_logit_bias())[i] = 1;
+       },
+       kBad, "1024", "sampling.logit_bias"},
+      {"logit_bias of no token", [=](auto& r) { (*s(r)->mutable_logit_bias())[-1] = 1; }, kBad,
+       "sampling.logit_bias[-1]"},
+      {"logit_bias inf", [=](auto& r) { (*s(r)->mutable_logit_bias())[5] = HUGE_VALF; }, kBad,
+       "sampling.logit_bias[5]"},
+      {"allowed_token_ids beyond the vocabulary",
+       [=](auto& r) { s(r)->add_allowed_token_ids(1 << 30); }, kBad,
+       "sampling.allowed_token_ids[0]"},
+      {"10,000 bad words",
+       [=](auto& r) {
+         for (int i = 0; i < 10000; ++i) s(r)->add_bad_words("x");
+       },
+       kBad, "128", "sampling.bad_words"},
+      {"an empty bad word", [=](auto& r) { s(r)->add_bad_words(""); }, kBad,
+       "sampling.bad_words[0]"},
+      {"prompt_logprobs -1", [=](auto& r) { s(r)->set_prompt_logprobs(-1); }, kBad,
+       "sampling.prompt_logprobs"},
+      {"prompt_lookup_num_tokens 17", [=](auto& r) { s(r)->set_prompt_lookup_num_tokens(17); },
+       kBad, "sampling.prompt_lookup_num_tokens"},
+      {"a sampling option that is not known",
+       [=](auto& r) { s(r)->GetReflection()->MutableUnknownFields(s(r))->AddVarint(1000, 1); },
+       kBad, "field number 1000", "sampling"},
       {"10,000 stop strings",
        [=](auto& r) {
          for (int i = 0; i < 10000; ++i) s(r)->add_stop("x");

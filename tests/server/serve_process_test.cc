@@ -66,6 +66,59 @@ TEST(ServeProcess, TextOverTcpIsTheTextInProcess) {
   EXPECT_GT(delta.usage().prompt_tokens(), 0);
 }
 
+TEST(ServeProcess, OutputsGuessesAndLogprobsAreTheSameStreamedAndWhole) {
+  Guarded guarded({"scheduler.prompt_lookup_num_tokens=4"});
+  ASSERT_TRUE(guarded.ready());
+  v1::GenerateRequest request = Greedy(40, "It was a dark and stormy night. It was a dark and");
+  v1::SamplingParams* sampling = request.mutable_sampling();
+  sampling->set_temperature(0.7f);
+  sampling->set_seed(11);
+  sampling->set_n(3);
+  sampling->set_prompt_logprobs(1);
+  v1::Inference::Stub& stub = guarded.client().stub();
+  grpc::ClientContext unary_context;
+  v1::GenerateResponse whole;
+  ASSERT_TRUE(stub.Generate(&unary_context, request, &whole).ok());
+  ASSERT_EQ(whole.more_outputs_size(), 2);
+
+  grpc::ClientContext context;
+  const auto reader = stub.GenerateStream(&context, request);
+  std::vector<std::string> texts(3);
+  std::vector<v1::FinishReason> ends(3);
+  std::vector<float> prompt;
+  for (v1::GenerateStreamResponse delta; reader->Read(&delta);) {
+    const auto index = static_cast<size_t>(delta.index());
+    texts.at(index) += delta.text();
+    EXPECT_EQ(ends[index], v1::FINISH_REASON_UNSPECIFIED) << "a response after the last";
+    ends[index] = delta.finish_reason();
+    for (const auto& position : delta.prompt_logprobs()) prompt.push_back(position.logprob());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(texts[0], whole.text());
+  EXPECT_EQ(ends[0], whole.finish_reason());
+  for (int i = 0; i < 2; ++i) {
+    const auto index = static_cast<size_t>(i) + 1;
+    EXPECT_EQ(texts[index], whole.more_outputs(i).text());
+    EXPECT_EQ(ends[index], whole.more_outputs(i).finish_reason());
+    EXPECT_NE(texts[index], texts[0]) << "random numbers of its own";
+  }
+  ASSERT_EQ(prompt.size(), static_cast<size_t>(whole.usage().prompt_tokens()) - 1);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    EXPECT_EQ(prompt[i], whole.prompt_logprobs(static_cast<int>(i)).logprob());
+    EXPECT_LT(prompt[i], 0.0f);
+  }
+
+  // Without guesses: the same text; and there were some.
+  sampling->set_prompt_lookup_num_tokens(0);
+  grpc::ClientContext plain_context;
+  v1::GenerateResponse plain;
+  ASSERT_TRUE(stub.Generate(&plain_context, request, &plain).ok());
+  EXPECT_EQ(plain.text(), whole.text());
+  EXPECT_EQ(plain.more_outputs(1).text(), whole.more_outputs(1).text());
+  EXPECT_GT(guarded.client().Info().stats().draft_tokens(), 0);
+  guarded.ExpectServing("several outputs");
+}
+
 TEST(ServeProcess, HttpPortAndInformationTellTheTruth) {
   ServerProcess server;
   ASSERT_TRUE(server.ready()) << server.process().err();
