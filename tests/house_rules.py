@@ -16,7 +16,7 @@ SOURCE_SUFFIXES = {".h", ".cc", ".cu", ".cuh", ".py", ".proto", ".cmake"}
 
 # folder -> folders of ours it may include (longest matching prefix decides)
 MAY_INCLUDE = {
-    "kernels/quant": ["kernels/quant", "kernels/tensor.h", "kernels/status.h", "kernels/ceil_div.h", "kernels/check.h",
+    "kernels/quant": ["kernels/quant", "kernels/tensor.h", "kernels/status.h", "kernels/check.h", "kernels/ceil_div.h",
                       "kernels/memory_account.h"],
     "kernels": ["kernels"],
     "kernels/ref": ["kernels"],
