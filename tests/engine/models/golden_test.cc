@@ -29,9 +29,10 @@ using testing_support::TempDir;
 using testing_support::WriteFile;
 
 // QUANTD_FIXTURES: another folder with fixtures of the same names, such as larger ones.
-const std::filesystem::path kFixtureRoot = std::getenv("QUANTD_FIXTURES") != nullptr
-                                            ? std::filesystem::path(std::getenv("QUANTD_FIXTURES"))
-                                            : std::filesystem::path(QUANTD_TEST_DATA) / "models";
+const std::filesystem::path kFixtureRoot =
+    std::getenv("QUANTD_FIXTURES") != nullptr
+        ? std::filesystem::path(std::getenv("QUANTD_FIXTURES"))
+        : std::filesystem::path(QUANTD_TEST_DATA) / "models";
 
 template <typename T>
 std::vector<T> Values(const Checkpoint& file, const std::string& name) {
@@ -49,13 +50,13 @@ std::vector<int32_t> Tokens(const Checkpoint& file, const std::string& name) {
 }
 
 std::unique_ptr<Checkpoint> Expected(const std::string& fixture) {
-  auto file = Checkpoint::OpenFile(kFixtures / fixture / "expected.safetensors");
+  auto file = Checkpoint::OpenFile(kFixtureRoot / fixture / "expected.safetensors");
   EXPECT_TRUE(file.ok()) << file.status();
   return std::move(*file);
 }
 
 MethodOptions ConfigOf(const std::string& fixture) {
-  auto config = ReadQuantizationConfig(kFixtures / fixture);
+  auto config = ReadQuantizationConfig(kFixtureRoot / fixture);
   EXPECT_TRUE(config.ok() && config->has_value()) << fixture << ": " << config.status();
   return config.ok() ? config->value_or(MethodOptions()) : MethodOptions();
 }
@@ -164,7 +165,7 @@ class GoldenTest : public ::testing::TestWithParam<Golden> {
                                     Scope scope = Scope::kCall) {
     backend_ = MakeBackend(GetParam().backend);
     LoadOptions options;
-    options.model_dir = kFixtures / GetParam().fixture;
+    options.model_dir = kFixtureRoot / GetParam().fixture;
     options.max_rows = 64;
     options.max_logit_rows = 64;
     options.profile_given = false;
@@ -323,7 +324,7 @@ std::vector<std::string> AllBackends() {
 std::vector<Golden> AllGolden() {
   std::vector<Golden> all;
   for (const Fixture& fixture : kFixtures) {
-    if (!std::filesystem::exists(kFixtures / fixture.name)) continue;
+    if (!std::filesystem::exists(kFixtureRoot / fixture.name)) continue;
     for (const std::string& backend : AllBackends()) all.push_back({fixture.name, backend});
   }
   return all;
@@ -397,7 +398,7 @@ TEST(GoldenFixtures, EveryOneIsThereAndInTheTable) {
 
 TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
   const auto expected = Expected("bnb_int8");
-  auto checkpoint = Checkpoint::Open(kFixtures / "bnb_int8");
+  auto checkpoint = Checkpoint::Open(kFixtureRoot / "bnb_int8");
   ASSERT_TRUE(checkpoint.ok());
   const int64_t n = expected->Find("q_proj_out_f32")->shape.back();
   const int64_t k = expected->Find("q_proj_in_f32")->shape.back();
@@ -431,10 +432,10 @@ TEST(GoldenInt8, OneLinearOfTheFixtureMatchesOnEveryBackend) {
 
 TEST(GoldenWeights, ImportedMatricesDequantizeToTheLibrarysValues) {
   for (const auto& [fixture, kind, expansion] : kFixtures) {
-    if (kind == Kind::kFloat || !std::filesystem::exists(kFixtures / fixture)) continue;
+    if (kind == Kind::kFloat || !std::filesystem::exists(kFixtureRoot / fixture)) continue;
     int compared = 0;
     const auto expected = Expected(fixture);
-    auto checkpoint = Checkpoint::Open(kFixtures / fixture);
+    auto checkpoint = Checkpoint::Open(kFixtureRoot / fixture);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     for (const auto& [name, tensor] : expected->tensors()) {
       if (name.rfind("dequant.", 0) != 0) continue;
@@ -471,10 +472,10 @@ TensorView FloatView(const Checkpoint& base, const std::string& tensor) {
 }
 
 TEST(GoldenWeights, QuantizingOnLoadGivesTheLibrarysBytes) {
-  auto base = Checkpoint::Open(kFixtures / "llama_bf16");
+  auto base = Checkpoint::Open(kFixtureRoot / "llama_bf16");
   ASSERT_TRUE(base.ok());
   for (const char* fixture : {"bnb_nf4", "bnb_nf4_dq", "bnb_fp4", "bnb_int8"}) {
-    auto checkpoint = Checkpoint::Open(kFixtures / fixture);
+    auto checkpoint = Checkpoint::Open(kFixtureRoot / fixture);
     ASSERT_TRUE(checkpoint.ok());
     int compared = 0;
     for (const auto& [name, tensor] : (*base)->tensors()) {
