@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -18,17 +19,12 @@ namespace quantd {
 namespace {
 
 namespace fs = std::filesystem;
+namespace tiny = testing_support;
 using nlohmann::json;
 using test::Finished;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-using testing_support::OwnedTensors;
-using testing_support::ReadFile;
-using testing_support::ReadTensors;
-using testing_support::TempDir;
-using testing_support::WriteFile;
-using testing_support::WriteTensors;
 
 constexpr char kWeights[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
@@ -41,9 +37,9 @@ using Damage = std::function<void(const fs::path&)>;
 
 // A model of 300 KB with the demo model's tokenizer.
 void WriteGood(const fs::path& dir) {
-  testing_support::TinyModelOptions options;
+  tiny::TinyModelOptions options;
   options.vocab_size = 4096;
-  testing_support::WriteTinyModel(dir, options);
+  tiny::WriteTinyModel(dir, options);
   for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"})
     fs::copy_file(fs::path(test::DemoModel()) / file, dir / file);
 }
@@ -52,10 +48,10 @@ void WriteGood(const fs::path& dir) {
 
 Damage Replace(const std::string& file, const std::string& from, const std::string& to) {
   return [=](const fs::path& d) {
-    std::string text = ReadFile(d / file);
+    std::string text = tiny::ReadFile(d / file);
     const size_t at = text.find(from);
     ASSERT_NE(at, std::string::npos) << from;
-    WriteFile(d / file, text.replace(at, from.size(), to));
+    tiny::WriteFile(d / file, text.replace(at, from.size(), to));
   };
 }
 
@@ -69,23 +65,23 @@ Damage Resize(const std::string& file, int64_t by) {
 // The eight bytes in front of the header, and the file's size if it is not 0.
 Damage HeaderLength(uint64_t length, uintmax_t file_size = 0) {
   return [=](const fs::path& d) {
-    std::string file = ReadFile(d / kWeights);
+    std::string file = tiny::ReadFile(d / kWeights);
     std::memcpy(file.data(), &length, sizeof(length));
-    WriteFile(d / kWeights, file);
+    tiny::WriteFile(d / kWeights, file);
     if (file_size > 0) fs::resize_file(d / kWeights, file_size);  // sparse
   };
 }
 
 void WriteContainer(const fs::path& file, const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
-  WriteFile(file,
-            std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + data);
+  tiny::WriteFile(
+      file, std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + data);
 }
 
 // Changes the header's text and the bytes after it.
 Damage Container(const std::function<void(std::string& header, std::string& data)>& change) {
   return [=](const fs::path& d) {
-    const std::string file = ReadFile(d / kWeights);
+    const std::string file = tiny::ReadFile(d / kWeights);
     uint64_t length = 0;
     std::memcpy(&length, file.data(), sizeof(length));
     std::string header = file.substr(sizeof(length), length);
@@ -118,26 +114,26 @@ Damage Offsets(int64_t begin_by, int64_t end_by, int64_t data_by) {
   });
 }
 
-Damage Tensors(const std::string& file, const std::function<void(OwnedTensors&)>& change) {
+Damage Tensors(const std::string& file, const std::function<void(tiny::OwnedTensors&)>& change) {
   return [=](const fs::path& d) {
-    OwnedTensors tensors = ReadTensors(d / file);
+    tiny::OwnedTensors tensors = tiny::ReadTensors(d / file);
     change(tensors);
-    WriteTensors(d / file, tensors);
+    tiny::WriteTensors(d / file, tensors);
   };
 }
 
 // The same model in two shards and an index; then `damage`.
 Damage Sharded(const Damage& damage) {
   return [=](const fs::path& d) {
-    OwnedTensors first = ReadTensors(d / kWeights);
-    OwnedTensors second;
+    tiny::OwnedTensors first = tiny::ReadTensors(d / kWeights);
+    tiny::OwnedTensors second;
     json index;
     for (const auto& [name, tensor] : first)
       index["weight_map"][name] = name < kUp ? kFirstShard : kSecondShard;
     for (auto it = first.lower_bound(kUp); it != first.end();) second.insert(first.extract(it++));
-    WriteTensors(d / kFirstShard, first);
-    WriteTensors(d / kSecondShard, second);
-    WriteFile(d / kIndex, index.dump());
+    tiny::WriteTensors(d / kFirstShard, first);
+    tiny::WriteTensors(d / kSecondShard, second);
+    tiny::WriteFile(d / kIndex, index.dump());
     fs::remove(d / kWeights);
     damage(d);
   };
@@ -163,9 +159,9 @@ Damage Link(const std::string& file, const std::string& target) {
 
 Damage Merge(const std::string& left) {
   return [=](const fs::path& d) {
-    json tokenizer = json::parse(ReadFile(d / "tokenizer.json"));
+    json tokenizer = json::parse(tiny::ReadFile(d / "tokenizer.json"));
     tokenizer["model"]["merges"][3] = {left, "e"};
-    WriteFile(d / "tokenizer.json", tokenizer.dump());
+    tiny::WriteFile(d / "tokenizer.json", tokenizer.dump());
   };
 }
 
@@ -182,11 +178,11 @@ std::vector<std::string> GenerateFrom(const fs::path& dir) {
 }
 
 void ExpectRefused(const std::vector<Broken>& table) {
-  TempDir good;
+  tiny::TempDir good;
   WriteGood(good.path());
   ASSERT_EQ(test::RunQuantd(GenerateFrom(good.path())).code, 0);
   for (const Broken& broken : table) {
-    TempDir dir;
+    tiny::TempDir dir;
     fs::copy(good.path(), dir.path());
     broken.damage(dir.path());
     const auto start = std::chrono::steady_clock::now();
@@ -226,7 +222,7 @@ TEST(BrokenModel, ContainerOfWeightsIsOneLine) {
   };
   ExpectRefused({
       {"empty file",
-       [](const fs::path& d) { WriteFile(d / kWeights, ""); },
+       [](const fs::path& d) { tiny::WriteFile(d / kWeights, ""); },
        {"model.safetensors: 0 bytes, too short"}},
       {"header longer than the file",
        HeaderLength(90'000'000),
@@ -303,9 +299,10 @@ TEST(BrokenModel, ShardsAreOneLine) {
        Sharded(Resize(kSecondShard, -1)),
        {second + ": tensor ", "(truncated?)"}},
       {"a shard with a NaN",
-       Sharded(Tensors(
-           kSecondShard,
-           [](OwnedTensors& t) { t.at(kUp).bytes.replace(2 * (32 * 3 + 5), 2, "\xc0\x7f"); })),
+       Sharded(Tensors(kSecondShard,
+                       [](tiny::OwnedTensors& t) {
+                         t.at(kUp).bytes.replace(2 * (32 * 3 + 5), 2, "\xc0\x7f");
+                       })),
        {second + ": tensor " + kUp + ": element [3, 5] is NaN or infinite"}},
       {"a shard that is a FIFO", Sharded(Fifo(kSecondShard)), {second + ": not a regular file"}},
       {"an index that is a FIFO",
@@ -324,7 +321,7 @@ TEST(BrokenModel, ShardsAreOneLine) {
        in_index(second, R"(a\nb)"),
        {"model.safetensors.index.json: names a\\x0ab, which does not exist"}},
   });
-  TempDir dir;  // shards are not what is refused
+  tiny::TempDir dir;  // shards are not what is refused
   WriteGood(dir.path());
   Sharded([](const fs::path&) {})(dir.path());
   const Finished run = test::RunQuantd(GenerateFrom(dir.path()));
@@ -338,17 +335,20 @@ TEST(BrokenModel, TensorsConfigAndTokenizerThatDisagreeAreOneLine) {
   ExpectRefused({
       {"shape",
        Tensors(kWeights,
-               [](OwnedTensors& t) {
+               [](tiny::OwnedTensors& t) {
                  t.at(kGate).shape = {32, 48};
                }),
        {std::string("model.safetensors: tensor ") + kGate +
         ": shape [32, 48], config.json says [48, 32]"}},
       {"NaN",
-       Tensors(kWeights, [](OwnedTensors& t) { t.at(kGate).bytes.replace(0, 2, "\xc0\x7f"); }),
+       Tensors(kWeights,
+               [](tiny::OwnedTensors& t) { t.at(kGate).bytes.replace(0, 2, "\xc0\x7f"); }),
        {std::string("model.safetensors: tensor ") + kGate + ": element [0, 0] is NaN or infinite"}},
       {"NaN in a norm",
        Tensors(kWeights,
-               [](OwnedTensors& t) { t.at("model.norm.weight").bytes.replace(4, 2, "\xc0\x7f"); }),
+               [](tiny::OwnedTensors& t) {
+                 t.at("model.norm.weight").bytes.replace(4, 2, "\xc0\x7f");
+               }),
        {"model.safetensors: tensor model.norm.weight: element [0, 2] is NaN or infinite"}},
       {"hidden_size 0",
        config("\"hidden_size\": 32", "\"hidden_size\": 0"),
@@ -362,9 +362,9 @@ TEST(BrokenModel, TensorsConfigAndTokenizerThatDisagreeAreOneLine) {
         "[4095, 32]"}},
       {"vocabulary smaller than the tokenizer's",
        [](const fs::path& d) {
-         testing_support::TinyModelOptions options;
+         tiny::TinyModelOptions options;
          options.vocab_size = 4000;
-         testing_support::WriteTinyModel(d, options);
+         tiny::WriteTinyModel(d, options);
        },
        {"the tokenizer has ids up to 4095, but config.json's vocab_size is 4000"}},
       {"config not UTF-8", config("\"silu\"", "\"\xff\""), {"config.json: not valid JSON at byte"}},
@@ -372,7 +372,7 @@ TEST(BrokenModel, TensorsConfigAndTokenizerThatDisagreeAreOneLine) {
        config("{", "{\"vocab_size\": 64, "),
        {"config.json: key \"vocab_size\" occurs twice"}},
       {"config nested 100,000 deep",
-       [](const fs::path& d) { WriteFile(d / "config.json", std::string(100000, '[')); },
+       [](const fs::path& d) { tiny::WriteFile(d / "config.json", std::string(100000, '[')); },
        {"config.json: nested deeper than"}},
       {"an architecture with line ends",
        config("LlamaForCausalLM", R"(a\nb)"),
@@ -405,7 +405,7 @@ TEST(BrokenModel, WhatIsNotAFileIsOneLineAndWaitsForNobody) {
 }
 
 TEST(BrokenModel, LinksOutOfTheFolderAreFollowedToFiles) {
-  TempDir dir;  // as Hugging Face's cache lays models out
+  tiny::TempDir dir;  // as Hugging Face's cache lays models out
   fs::create_directories(dir.path() / "blobs");
   fs::create_directories(dir.path() / "snapshot");
   WriteGood(dir.path() / "blobs");
@@ -419,7 +419,7 @@ TEST(BrokenModel, LinksOutOfTheFolderAreFollowedToFiles) {
 
 // After loading, files are not read any more.
 TEST(BrokenModel, FilesThatAreCutWhileItIsServedHarmNobody) {
-  TempDir dir;
+  tiny::TempDir dir;
   fs::copy(test::DemoModel(), dir.path());
   test::Guarded guarded({"model=" + dir.path().string()});
   ASSERT_TRUE(guarded.ready()) << guarded.server().process().err();
