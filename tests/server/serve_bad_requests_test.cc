@@ -139,7 +139,7 @@ std::vector<BadRow> BadRequests() {
 // Whether `path` ("sampling.stop[3]") leads to a field, or a oneof, of a GenerateRequest.
 bool IsField(const std::string& path) {
   const google::protobuf::Descriptor* message = v1::GenerateRequest::descriptor();
-  static const std::regex kPart(R"(([a-z_]+)(?:\[\d+\])?(?:\.|$))");
+  static const std::regex kPart(R"(([a-z_]+)(?:\[-?\d+\])?(?:\.|$))");
   size_t read = 0;
   for (std::sregex_iterator part(path.begin(), path.end(), kPart), end; part != end; ++part) {
     if (message == nullptr) return false;
