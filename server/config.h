@@ -50,9 +50,9 @@ struct ServerConfig {
   struct Scheduler {
     int64_t max_num_seqs = 16;
     int64_t max_num_batched_tokens = 512;
-    int64_t max_model_len = 0;            // 0: the model's max_position_embeddings
+    int64_t max_model_len = 0;             // 0: the model's max_position_embeddings
     int64_t prompt_lookup_num_tokens = 0;  // of requests that do not say; 0: off
-    std::string pipeline_depth = "auto";  // auto | 0 | 1
+    std::string pipeline_depth = "auto";   // auto | 0 | 1
   } scheduler;
 
   struct Timeouts {

@@ -203,9 +203,7 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
   if (proto.has_chat()) return InvalidField("chat", "given without messages");
   switch (proto.prompt_case()) {
     case v1::GenerateRequest::kText:
-      if (proto.text().empty())
-        return InvalidField("text", "empty, allowed: at least one character");
-      out.has_text = true;
+      out.has_text = true;  // an empty one may still come to a begin-of-text token
       out.text = std::move(*proto.mutable_text());
       return out;
     case v1::GenerateRequest::kTokenIds: {

@@ -210,7 +210,6 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
        [](auto& r) { r.mutable_chat(); },
        kBad,
        {"chat", "without messages"}},
-      {"empty text", [](auto& r) { r.set_text(""); }, kBad, {"text", "empty"}},
       {"no ids", [](auto& r) { r.mutable_token_ids(); }, kBad, {"token_ids.ids", "empty"}},
       {"id -1",
        [](auto& r) { r.mutable_token_ids()->add_ids(-1); },

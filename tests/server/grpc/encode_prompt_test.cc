@@ -62,6 +62,19 @@ TEST_F(EncodePromptTest, TextDoesNot) {
   ExpectRefused("text", "comes to no token");
 }
 
+TEST_F(EncodePromptTest, AnEmptyTextIsWhatTheTokenizerBeginsWith) {
+  prepared_.has_text = true;
+  prepared_.text = "";
+  prepared_.add_special_tokens = true;
+  const auto llama = Tokenizer::Load(QUANTD_TEST_DATA "/tokenizers/llama2_bytefallback");
+  ASSERT_TRUE(llama.ok()) << llama.status();
+  const auto ids = EncodePrompt(prepared_, **llama, nullptr);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(*ids, std::vector<int32_t>{(*llama)->bos_id().value()});
+  prepared_.add_special_tokens = false;
+  EXPECT_FALSE(EncodePrompt(prepared_, **llama, nullptr).ok());
+}
+
 TEST_F(EncodePromptTest, WhatIsWrongIsNamed) {
   prepared_.chat.variables_json = R"({"stop": true})";
   ExpectRefused("messages", "chat template: line 1: no");
