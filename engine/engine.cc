@@ -180,7 +180,11 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
     return InvalidArgument("n is {}, allowed: at most the {} requests that may wait", sampling.n,
                            options_.max_queued_requests);
   }
-  RETURN_IF_ERROR(CheckAllowed(sampling));
+  if (!LeavesSome(sampling.allowed_token_ids, BannedBeforeMin(sampling))) {
+    return InvalidArgument(
+        "allowed_token_ids has only tokens that end the text, which min_tokens {} forbids",
+        sampling.min_tokens);
+  }
   const auto prompt = static_cast<int64_t>(request.prompt_ids.size());
   const int64_t total = prompt + sampling.max_tokens;
   if (total > options_.max_model_len) {
@@ -203,19 +207,6 @@ std::vector<int32_t> EngineImpl::BannedBeforeMin(const SamplingParams& sampling)
   std::vector<int32_t> banned = sampling.stop_token_ids;
   if (!sampling.ignore_eos) banned.insert(banned.end(), eos_ids_.begin(), eos_ids_.end());
   return banned;
-}
-
-absl::Status EngineImpl::CheckAllowed(const SamplingParams& sampling) const {
-  if (sampling.allowed_token_ids.empty()) return absl::OkStatus();
-  const std::vector<int32_t> banned = BannedBeforeMin(sampling);
-  const auto is_banned = [&](int32_t id) {
-    return std::find(banned.begin(), banned.end(), id) != banned.end();
-  };
-  const auto& allowed = sampling.allowed_token_ids;
-  if (!std::all_of(allowed.begin(), allowed.end(), is_banned)) return absl::OkStatus();
-  return InvalidArgument(
-      "allowed_token_ids has only tokens that end the text, which min_tokens {} forbids",
-      sampling.min_tokens);
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> EngineImpl::BadWords(

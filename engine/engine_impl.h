@@ -94,7 +94,6 @@ class EngineImpl final : public Engine {
                                        std::shared_ptr<RequestSink> sink) const;
   // Tokens that end the text, as long as min_tokens forbids that.
   std::vector<int32_t> BannedBeforeMin(const SamplingParams& sampling) const;
-  absl::Status CheckAllowed(const SamplingParams& sampling) const;
   // Token sequences of the request's bad words.
   absl::StatusOr<std::vector<std::vector<int32_t>>> BadWords(const SamplingParams& sampling) const;
 

@@ -40,23 +40,23 @@ void EngineImpl::Complete(int slot) {
   for (int32_t row = 0; row < plan.num_logits; ++row) {
     sampled_.push_back(results[static_cast<size_t>(row)].token_id);
   }
-  // Before Complete, which would register the blocks: KV that leads to NaN is nothing to share.
-  for (const StepEntry& entry : plan.entries) {
-    if (entry.sequence->state == Sequence::State::kFinished || entry.num_logits == 0) continue;
-    const int32_t refused = entry.drafts - Scheduler::AcceptedDrafts(entry, sampled_);
-    const auto rows = RowsOf(results, entry).first(static_cast<size_t>(entry.num_logits - refused));
-    if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.finite; })) continue;
-    auto& r = static_cast<LiveRequest&>(*entry.sequence);
-    Finish(r, FinishReason::kError,
-           Internal("non-finite logits at position {}", entry.first + entry.count - 1), {},
-           /*keep_cached=*/false);
-  }
-  // Before Complete, which forgets the drafts.
+  // Both before Complete, which forgets drafts and registers blocks.
   accepted_.clear();
   for (const StepEntry& entry : plan.entries) {
     accepted_.push_back(Scheduler::AcceptedDrafts(entry, sampled_));
     counts_.draft_tokens += entry.drafts;
     counts_.accepted_draft_tokens += accepted_.back();
+  }
+  for (size_t i = 0; i < plan.entries.size(); ++i) {
+    const StepEntry& entry = plan.entries[i];
+    if (entry.sequence->state == Sequence::State::kFinished || entry.num_logits == 0) continue;
+    const int32_t used = entry.num_logits - (entry.drafts - accepted_[i]);
+    const auto rows = RowsOf(results, entry).first(static_cast<size_t>(used));
+    if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.finite; })) continue;
+    // KV that leads to NaN is nothing to share.
+    Finish(static_cast<LiveRequest&>(*entry.sequence), FinishReason::kError,
+           Internal("non-finite logits at position {}", entry.first + entry.count - 1), {},
+           /*keep_cached=*/false);
   }
   scheduler_.Complete(plan, sampled_);
   ++counts_.steps;

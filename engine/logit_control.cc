@@ -5,6 +5,16 @@
 
 namespace quantd {
 
+bool LeavesSome(std::span<const int32_t> allowed, std::span<const int32_t> banned) {
+  if (allowed.empty()) return true;
+  // Both lists may be as long as the vocabulary.
+  std::vector<int32_t> sorted(banned.begin(), banned.end());
+  std::sort(sorted.begin(), sorted.end());
+  return std::any_of(allowed.begin(), allowed.end(), [&](int32_t id) {
+    return !std::binary_search(sorted.begin(), sorted.end(), id);
+  });
+}
+
 LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32_t> prompt,
                            std::vector<std::vector<int32_t>> bad_words,
                            std::vector<int32_t> stop_ids, int64_t vocab_size)
@@ -35,10 +45,10 @@ LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32
   }
   // Something has to be drawn: where bad words would leave nothing of few allowed tokens, they
   // yield.
-  if (!LeavesSome(banned_always_)) banned_always_.clear();
+  if (!LeavesSome(allowed_ids_, banned_always_)) banned_always_.clear();
   const std::vector<int32_t> stops = banned_before_min_;
   banned_before_min_.insert(banned_before_min_.end(), banned_always_.begin(), banned_always_.end());
-  if (!LeavesSome(banned_before_min_)) banned_before_min_ = stops;
+  if (!LeavesSome(allowed_ids_, banned_before_min_)) banned_before_min_ = stops;
   needs_tokens_ = repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
                   frequency_penalty_ != 0.0f || !bad_words_.empty();
 }
@@ -75,14 +85,7 @@ void LogitControl::Apply(int32_t index, std::span<const int32_t> generated, Samp
     const auto tail = generated.last(prefix);
     if (std::equal(tail.begin(), tail.end(), word.begin())) banned_.push_back(word.back());
   }
-  if (LeavesSome(banned_)) params->banned_ids = banned_;
-}
-
-bool LogitControl::LeavesSome(std::span<const int32_t> banned) const {
-  if (allowed_ids_.empty() || allowed_ids_.size() > banned.size()) return true;
-  return std::any_of(allowed_ids_.begin(), allowed_ids_.end(), [&](int32_t id) {
-    return std::find(banned.begin(), banned.end(), id) == banned.end();
-  });
+  if (LeavesSome(allowed_ids_, banned_)) params->banned_ids = banned_;
 }
 
 }  // namespace quantd

@@ -18,6 +18,9 @@
 
 namespace quantd {
 
+/// True when a token may be drawn: one of `allowed` (empty: any) is not in `banned`.
+bool LeavesSome(std::span<const int32_t> allowed, std::span<const int32_t> banned);
+
 class LogitControl {
  public:
   LogitControl() = default;
@@ -40,8 +43,6 @@ class LogitControl {
 
  private:
   LogitEdit& EditOf(int32_t token);
-  // True when `banned` leaves something of the allowed tokens.
-  bool LeavesSome(std::span<const int32_t> banned) const;
 
   float repetition_penalty_ = 1.0f;
   float presence_penalty_ = 0.0f;

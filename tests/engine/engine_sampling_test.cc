@@ -18,6 +18,16 @@ class EngineSampling : public testing::TestWithParam<int> {
   EngineOptions Options() const { return SmallOptions(GetParam()); }
 };
 
+/// Reads that many tokens, then nothing more: the engine cannot finish before the test goes on.
+class StallingSink : public CollectingSink {
+ public:
+  StallingSink(int32_t n, size_t tokens) : CollectingSink(n), tokens_(tokens) {}
+  bool Stalled() const override { return num_tokens() >= tokens_; }
+
+ private:
+  const size_t tokens_;
+};
+
 // Some of all options, none of which can leave nothing to draw.
 void Spice(std::mt19937& random, SamplingParams& s) {
   const auto one_in = [&](uint32_t n) { return random() % n == 0; };
@@ -125,15 +135,15 @@ TEST_P(EngineSampling, GreedyOutputsAreEqual) {
 
 TEST_P(EngineSampling, CancellingARequestEndsAllItsOutputs) {
   FakeEngine engine(Options());
-  for (const int wait_for : {0, 1, 30}) {
+  for (const size_t wait_for : {0, 1, 30}) {
     Request request = GreedyRequest({5, 6, 7}, 400);
     request.sampling.n = 5;
     auto other = std::make_shared<CollectingSink>();
-    auto sink = std::make_shared<CollectingSink>(5);
+    auto sink = std::make_shared<StallingSink>(5, wait_for);
     const auto handle = engine->Submit(request, sink);
     ASSERT_TRUE(handle.ok());
     ASSERT_TRUE(engine->Submit(GreedyRequest({9}, 30), other).ok());
-    while (sink->num_tokens() < static_cast<size_t>(wait_for)) std::this_thread::yield();
+    while (sink->num_tokens() < wait_for) std::this_thread::yield();
     engine->Cancel(*handle);
     sink->Wait();
     for (const GenerateResult& output : sink->results()) {
@@ -161,20 +171,22 @@ TEST_P(EngineSampling, OutputsTakePlacesInTheQueue) {
   EngineOptions options = Options();
   options.max_queued_requests = 8;
   FakeEngine engine(options);
-  Request request = GreedyRequest({5}, 300);
+  Request request = GreedyRequest({5}, 3);
   request.sampling.n = 9;
   EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(9)).status().code(),
             absl::StatusCode::kInvalidArgument);
-  request.sampling.n = 8;
-  auto sink = std::make_shared<CollectingSink>(8);
-  const auto handle = engine->Submit(request, sink);
+  request.sampling.n = 6;
+  auto waiting = std::make_shared<StallingSink>(6, 0);  // gets no step
+  const auto handle = engine->Submit(request, waiting);
   ASSERT_TRUE(handle.ok()) << handle.status();
-  while (engine->Stats().running < 4) std::this_thread::yield();
-  request.sampling.n = 5;  // four run, four wait
-  EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(5)).status().code(),
+  request.sampling.n = 3;
+  EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(3)).status().code(),
             absl::StatusCode::kResourceExhausted);
+  request.sampling.n = 2;
+  EXPECT_TRUE(GenerateOutputs(*engine, request).ok());
   engine->Cancel(*handle);
-  sink->Wait();
+  waiting->Wait();
+  ExpectNothingLeaked(*engine);
 }
 
 TEST_P(EngineSampling, TheTextMayEndWithTheStopString) {
