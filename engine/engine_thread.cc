@@ -78,7 +78,8 @@ void EngineImpl::HandleInbox() {
     live_.emplace(r.handle, std::move(request));
     scheduler_.Add(&r);
     if (failed_) {
-      Finish(r, FinishReason::kError, Unavailable("the device failed"), {});
+      // Only this thread writes dead_, so it may read it without the lock.
+      Finish(r, FinishReason::kError, Unavailable("the device failed: {}", Message(dead_)), {});
     }
   }
   for (const RequestHandle handle : taken_.cancels) {
