@@ -82,7 +82,7 @@ class Guarded {
  private:
   ServerProcess server_;
   int files_ = -1;  // of HoldToIdle; -1: not held
-  int threads_ = -1;
+  ThreadCount threads_;
   std::unique_ptr<Client> client_;
   std::vector<int32_t> tokens_;
   int64_t free_blocks_ = 0;

@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <system_error>
 
 namespace quantd::test {
 namespace {
@@ -144,8 +146,23 @@ int ServerProcess::OpenFiles() const {
   return CountEntries("/proc/" + std::to_string(process_->pid()) + "/fd");
 }
 
-int ServerProcess::Threads() const {
-  return CountEntries("/proc/" + std::to_string(process_->pid()) + "/task");
+ThreadCount ServerProcess::Threads() const {
+  // As gRPC names the threads of its pools; /proc keeps 15 letters. A thread has its parent's name
+  // until it has run far enough to name itself.
+  static const std::set<std::string> kGrpcNames = {
+      "default-executo", "resolver-execut", "event_engine",   "grpc_global_tim",
+      "timer_manager",   "grpcpp_sync_ser", "nexting_thread",
+  };
+  ThreadCount count;
+  std::error_code error;
+  const std::string folder = "/proc/" + std::to_string(process_->pid()) + "/task";
+  for (std::filesystem::directory_iterator task(folder, error), end; !error && task != end;
+       task.increment(error)) {
+    std::ifstream file(task->path() / "comm");
+    std::string name;
+    if (std::getline(file, name)) ++(kGrpcNames.contains(name) ? count.grpc : count.own);
+  }
+  return count;
 }
 
 int64_t ServerProcess::PeakBytes() const {

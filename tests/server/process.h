@@ -56,6 +56,12 @@ struct Finished {
 };
 Finished RunQuantd(const std::vector<std::string>& arguments, const std::string& input = "");
 
+/// Threads of a process. gRPC's pools start one when all are busy, and may keep it.
+struct ThreadCount {
+  int own = 0;
+  int grpc = 0;
+};
+
 /// `quantd serve` on free ports with demo/model under nf4-dq.
 class ServerProcess {
  public:
@@ -67,7 +73,7 @@ class ServerProcess {
   const std::string& http() const { return http_; }
   /// Open file descriptors and threads, from /proc.
   int OpenFiles() const;
-  int Threads() const;
+  ThreadCount Threads() const;
   /// The most memory it has had resident so far.
   int64_t PeakBytes() const;
 
