@@ -19,9 +19,9 @@ class EngineSampling : public testing::TestWithParam<int> {
 };
 
 /// Reads that many tokens, then nothing more: the engine cannot finish before the test goes on.
-class StallingSink : public CollectingSink {
+class LimitedSink : public CollectingSink {
  public:
-  StallingSink(int32_t n, size_t tokens) : CollectingSink(n), tokens_(tokens) {}
+  LimitedSink(int32_t n, size_t tokens) : CollectingSink(n), tokens_(tokens) {}
   bool Stalled() const override { return num_tokens() >= tokens_; }
 
  private:
@@ -139,7 +139,7 @@ TEST_P(EngineSampling, CancellingARequestEndsAllItsOutputs) {
     Request request = GreedyRequest({5, 6, 7}, 400);
     request.sampling.n = 5;
     auto other = std::make_shared<CollectingSink>();
-    auto sink = std::make_shared<StallingSink>(5, wait_for);
+    auto sink = std::make_shared<LimitedSink>(5, wait_for);
     const auto handle = engine->Submit(request, sink);
     ASSERT_TRUE(handle.ok());
     ASSERT_TRUE(engine->Submit(GreedyRequest({9}, 30), other).ok());
@@ -176,7 +176,7 @@ TEST_P(EngineSampling, OutputsTakePlacesInTheQueue) {
   EXPECT_EQ(engine->Submit(request, std::make_shared<CollectingSink>(9)).status().code(),
             absl::StatusCode::kInvalidArgument);
   request.sampling.n = 6;
-  auto waiting = std::make_shared<StallingSink>(6, 0);  // gets no step
+  auto waiting = std::make_shared<LimitedSink>(6, 0);  // gets no step
   const auto handle = engine->Submit(request, waiting);
   ASSERT_TRUE(handle.ok()) << handle.status();
   request.sampling.n = 3;
