@@ -6,54 +6,12 @@
 
 #include "engine/models/architecture.h"
 #include "engine/models/decoder.h"
+#include "engine/weights/effective_profile.h"
 #include "engine/weights/loader.h"
 #include "engine/weights/quantization_options.h"
 
 namespace quantd {
 namespace {
-
-bool AsksForNothing(const QuantProfile& p) {
-  return p.quantization.is_none() && !p.quantization.compute_dtype && p.overrides.empty();
-}
-
-// A profile may be given for a checkpoint that is quantized already only if it asks for what is
-// there.
-absl::Status CheckAgainstCheckpoint(const QuantProfile& profile, const MethodOptions& stored) {
-  const MethodOptions& asked = profile.quantization;
-  // A checkpoint whose mapping names no compute dtype leaves it to the profile.
-  const bool names_dtype = !MethodOf(stored).compute_dtype_key(stored).empty();
-  const bool agrees = asked.SameWeights(stored) && profile.overrides.empty() &&
-                      (!names_dtype || asked.compute_dtype == stored.compute_dtype);
-  if (agrees) return absl::OkStatus();
-  return InvalidArgument(
-      "profile {} asks for {}{}, but the checkpoint is quantized already: {}; load it without a "
-      "profile, or "
-      "start from a full-precision checkpoint",
-      profile.name, Describe(asked), profile.overrides.empty() ? "" : " with overrides",
-      Describe(stored));
-}
-
-// The profile that describes what will really be loaded.
-absl::StatusOr<QuantProfile> EffectiveProfile(const LoadOptions& options,
-                                              const std::optional<MethodOptions>& prequantized) {
-  const bool given = options.profile_given && !(prequantized && AsksForNothing(options.profile));
-  QuantProfile profile = options.profile;
-  if (!given) {
-    profile.name = "checkpoint";
-    profile.description = "As the checkpoint is.";
-    profile.quantization = prequantized.value_or(MethodOptions{});
-    profile.overrides.clear();
-    return profile;
-  }
-  if (prequantized) {
-    RETURN_IF_ERROR(CheckAgainstCheckpoint(profile, *prequantized));
-    // An 8-bit checkpoint does not say in which dtype to compute; a profile may.
-    const std::optional<DType> dtype = profile.quantization.compute_dtype;
-    profile.quantization = *prequantized;
-    profile.quantization.compute_dtype = dtype;
-  }
-  return profile;
-}
 
 QuantizationReport MakeReport(const LoadedWeights& weights, const QuantProfile& profile,
                               const Backend& backend) {
@@ -89,7 +47,7 @@ absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const LoadOptions& optio
   ASSIGN_OR_RETURN(loaded.spec, ReadDecoderSpec(options.model_dir));
   ASSIGN_OR_RETURN(loaded.defaults, ReadGenerationDefaults(options.model_dir));
   ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options.model_dir));
-  ASSIGN_OR_RETURN(const QuantProfile profile, EffectiveProfile(options, prequantized));
+  ASSIGN_OR_RETURN(const QuantProfile profile, EffectiveProfile(options.profile, options.profile_given, prequantized));
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model_dir));
 
   WeightLoaderOptions loader;

@@ -1,4 +1,4 @@
-// The profiles of configs/profiles as compiled into the binary (written by embed_profiles.cmake).
+// The profiles of configs/profiles as compiled into the binary (written by embed_texts.cmake).
 #pragma once
 
 namespace quantd {

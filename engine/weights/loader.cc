@@ -70,12 +70,6 @@ class Packer {
   }
 
  private:
-  // Neighbours share a weight where the bytes mean the same and inputs are treated the same.
-  static bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
-    return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
-           a.bias.empty() == b.bias.empty();
-  }
-
   // False once a fault was found: from then on values are checked and nothing is kept.
   bool packing() const { return faults_.empty(); }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "kernels/fault_list.h"
 
 namespace quantd {
@@ -30,6 +31,10 @@ struct OptionEntry {
   std::string key;
   OptionValue value;
 };
+
+/// The mapping that a YAML text is; `source` names it in messages. INVALID_ARGUMENT when it is not
+/// valid, not a mapping, or a key of the top level occurs twice. profile_yaml.cc.
+absl::StatusOr<OptionMap> ParseYamlOptions(const std::string& yaml, const std::string& source);
 
 /// Why keys that put parts of a model elsewhere (device_map, offload) are refused, and what
 /// instead.

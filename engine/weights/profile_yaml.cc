@@ -216,20 +216,37 @@ QuantProfile ReadProfile(const YAML::Node& root, const std::string& source, Faul
   return profile;
 }
 
-}  // namespace
-
-absl::StatusOr<QuantProfile> ParseProfile(const std::string& yaml, const std::string& source) {
+// `read` of the mapping that `yaml` is, and what is wrong with it.
+template <typename Read>
+absl::Status WithYaml(const std::string& yaml, const std::string& source, const Read& read) {
   try {
     const YAML::Node root = YAML::Load(yaml);
     if (!root.IsMap()) return InvalidArgument("{}: not a mapping of keys to values", source);
     FaultList faults;
-    QuantProfile profile = ReadProfile(root, source, faults);
-    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source));
-    return profile;
+    read(root, faults);
+    return Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source);
   } catch (const YAML::Exception& e) {
     return InvalidArgument("{}:{}:{}: not valid YAML: {}", source, e.mark.line + 1,
                            e.mark.column + 1, e.msg);
   }
+}
+
+}  // namespace
+
+absl::StatusOr<QuantProfile> ParseProfile(const std::string& yaml, const std::string& source) {
+  QuantProfile profile;
+  RETURN_IF_ERROR(WithYaml(yaml, source, [&](const YAML::Node& root, FaultList& faults) {
+    profile = ReadProfile(root, source, faults);
+  }));
+  return profile;
+}
+
+absl::StatusOr<OptionMap> ParseYamlOptions(const std::string& yaml, const std::string& source) {
+  OptionMap map;
+  RETURN_IF_ERROR(WithYaml(yaml, source, [&](const YAML::Node& root, FaultList& faults) {
+    map = ToOptions(root, "", faults);
+  }));
+  return map;
 }
 
 }  // namespace quantd

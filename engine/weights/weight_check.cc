@@ -19,9 +19,10 @@ bool EndsWith(const std::string& text, std::string_view suffix) {
 
 class Planner {
  public:
-  Planner(const Checkpoint& checkpoint, const ExpectedWeights& expected,
+  /// Without a checkpoint, one of `stored` floats is supposed.
+  Planner(const Checkpoint* checkpoint, DType stored, const ExpectedWeights& expected,
           const WeightLoaderOptions& options)
-      : checkpoint_(checkpoint), expected_(expected), options_(options) {}
+      : checkpoint_(checkpoint), stored_(stored), expected_(expected), options_(options) {}
 
   absl::StatusOr<WeightsPlan> Run() {
     WeightsPlan plan;
@@ -43,9 +44,9 @@ class Planner {
     }
     for (const ExpectedVector& v : expected_.vectors) {
       Float(v.tensor, {v.size});
-      if (const StoredTensor* t = checkpoint_.Find(v.tensor)) plan.source_bytes += Bytes(*t);
+      plan.source_bytes += SourceBytes(v.tensor, v.size);
     }
-    CheckExtras(plan);
+    if (checkpoint_ != nullptr) CheckExtras(plan);
     RETURN_IF_ERROR(faults_.ToStatus(absl::StatusCode::kDataLoss));
     RETURN_IF_ERROR(profile_faults_.ToStatus(absl::StatusCode::kInvalidArgument));
     plan.source_bytes += plan.embedding.source_bytes + (plan.head ? plan.head->source_bytes : 0);
@@ -56,23 +57,29 @@ class Planner {
   }
 
  private:
-  static int64_t Bytes(const StoredTensor& t) { return static_cast<int64_t>(t.data.size()); }
+  // Of a tensor of `elements`; 0 when it is missing.
+  int64_t SourceBytes(const std::string& name, int64_t elements) const {
+    if (checkpoint_ == nullptr) return elements * static_cast<int64_t>(SizeOf(stored_));
+    const StoredTensor* t = checkpoint_->Find(name);
+    return t == nullptr ? 0 : static_cast<int64_t>(t->data.size());
+  }
 
   // A tensor of floats; faults when it is missing or different.
   void Float(const std::string& name, const std::vector<int64_t>& shape) {
-    const StoredTensor* t = checkpoint_.Find(name);
+    if (checkpoint_ == nullptr) return;
+    const StoredTensor* t = checkpoint_->Find(name);
     if (t == nullptr) {
       faults_.Add("tensor {} {} is missing", name, ShapeText(shape));
       return;
     }
     used_.insert(name);
     if (t->shape != shape) {
-      faults_.Add("{}: tensor {}: shape {}, config.json says {}", checkpoint_.file_name(t->file),
+      faults_.Add("{}: tensor {}: shape {}, config.json says {}", checkpoint_->file_name(t->file),
                   name, ShapeText(t->shape), ShapeText(shape));
     }
     if (!IsFloat(t->dtype)) {
       faults_.Add("{}: tensor {}: dtype {} is not one of F32, F16, BF16",
-                  checkpoint_.file_name(t->file), name, ToString(t->dtype));
+                  checkpoint_->file_name(t->file), name, ToString(t->dtype));
     }
   }
 
@@ -92,6 +99,7 @@ class Planner {
       profile_faults_.Add(Annotate(method.CheckShape(plan.shape, plan.options), linear.module));
       plan.format = method.FormatOf(plan.shape, plan.options, options_.compute_dtype);
       plan.activation = options_.profile.ActivationFor(method.ActivationOf(plan.options));
+      plan.stored = StoredAs(tensor);
     }
     if (linear.bias) {
       plan.bias = linear.module + ".bias";
@@ -102,20 +110,26 @@ class Planner {
       }
     }
     for (const std::string& name : plan.sources) {
-      if (const StoredTensor* t = checkpoint_.Find(name)) plan.source_bytes += Bytes(*t);
+      plan.source_bytes += SourceBytes(name, name == plan.bias ? linear.n : linear.n * linear.k);
     }
     return plan;
+  }
+
+  DType StoredAs(const std::string& tensor) const {
+    const StoredTensor* t = checkpoint_ == nullptr ? nullptr : checkpoint_->Find(tensor);
+    return t == nullptr ? stored_ : ToDType(t->dtype).value_or(stored_);
   }
 
   // config.json's own method is asked first; the others say what a checkpoint is that contradicts
   // it.
   const Method* MethodThatStored(const WeightShape& shape) const {
+    if (checkpoint_ == nullptr) return nullptr;
     if (options_.prequantized) {
       const Method& said = MethodOf(*options_.prequantized);
-      if (said.Detect(checkpoint_, shape)) return &said;
+      if (said.Detect(*checkpoint_, shape)) return &said;
     }
     for (const Method* method : Methods()) {
-      if (method->Detect(checkpoint_, shape)) return method;
+      if (method->Detect(*checkpoint_, shape)) return method;
     }
     return nullptr;
   }
@@ -124,8 +138,8 @@ class Planner {
     // Its tensors are accounted for even when they are faulty: one fault a module is enough.
     const std::string prefix = plan.shape.module + ".";
     const auto for_own_tensors = [&](const auto& body) {
-      for (auto it = checkpoint_.tensors().lower_bound(prefix);
-           it != checkpoint_.tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
+      for (auto it = checkpoint_->tensors().lower_bound(prefix);
+           it != checkpoint_->tensors().end() && it->first.rfind(prefix, 0) == 0; ++it) {
         body(it->first);
       }
     };
@@ -141,7 +155,7 @@ class Planner {
                   plan.import->name(), plan.options.method);
       return;
     }
-    auto source = plan.import->Check(checkpoint_, plan.shape, plan.options);
+    auto source = plan.import->Check(*checkpoint_, plan.shape, plan.options);
     if (!source.ok()) {
       faults_.Add(source.status());
       return;
@@ -168,7 +182,7 @@ class Planner {
   }
 
   void CheckExtras(WeightsPlan& plan) {
-    for (const auto& [name, tensor] : checkpoint_.tensors()) {
+    for (const auto& [name, tensor] : checkpoint_->tensors()) {
       if (used_.count(name) > 0) continue;
       // Old transformers saved the first, which follows from config.json; the others quantize a
       // KV cache, which quantd's `kv_cache` setting decides by itself.
@@ -179,28 +193,29 @@ class Planner {
         CheckTiedCopy(name, tensor, plan);
       } else {
         faults_.Add("{}: tensor {} ({} {}) is not part of the model",
-                    checkpoint_.file_name(tensor.file), name, ToString(tensor.dtype),
+                    checkpoint_->file_name(tensor.file), name, ToString(tensor.dtype),
                     ShapeText(tensor.shape));
       }
     }
   }
 
   void CheckTiedCopy(const std::string& name, const StoredTensor& copy, WeightsPlan& plan) {
-    const StoredTensor* embedding = checkpoint_.Find(expected_.embedding.module + ".weight");
+    const StoredTensor* embedding = checkpoint_->Find(expected_.embedding.module + ".weight");
     const bool equal = embedding != nullptr && copy.dtype == embedding->dtype &&
                        copy.shape == embedding->shape &&
                        std::equal(copy.data.begin(), copy.data.end(), embedding->data.begin(),
                                   embedding->data.end());
-    checkpoint_.DropPages(copy);
+    checkpoint_->DropPages(copy);
     if (equal) {
       plan.accepted_extras.push_back(name);
     } else {
       faults_.Add("{}: tensor {} differs from {}.weight, to which config.json ties it",
-                  checkpoint_.file_name(copy.file), name, expected_.embedding.module);
+                  checkpoint_->file_name(copy.file), name, expected_.embedding.module);
     }
   }
 
-  const Checkpoint& checkpoint_;
+  const Checkpoint* const checkpoint_;  // may be null
+  const DType stored_;
   const ExpectedWeights& expected_;
   const WeightLoaderOptions& options_;
   FaultList faults_;          // of the checkpoint
@@ -213,7 +228,17 @@ class Planner {
 absl::StatusOr<WeightsPlan> PlanWeights(const Checkpoint& checkpoint,
                                         const ExpectedWeights& expected,
                                         const WeightLoaderOptions& options) {
-  return Planner(checkpoint, expected, options).Run();
+  return Planner(&checkpoint, options.compute_dtype, expected, options).Run();
+}
+
+absl::StatusOr<WeightsPlan> PlanWeightsOnLoad(const ExpectedWeights& expected, DType stored,
+                                              const WeightLoaderOptions& options) {
+  return Planner(nullptr, stored, expected, options).Run();
+}
+
+bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
+  return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
+         a.bias.empty() == b.bias.empty();
 }
 
 }  // namespace quantd

@@ -24,6 +24,7 @@ struct ModulePlan {
   ActivationQuant activation;
   std::vector<int32_t> columns;  // of a reordered weight
   std::string bias;              // tensor; empty when there is none
+  DType stored = DType::kBF16;   // of floats that are quantized on load
   int64_t source_bytes = 0;
   std::vector<std::string> sources;  // tensors to give back once packed
 };
@@ -40,5 +41,14 @@ struct WeightsPlan {
 absl::StatusOr<WeightsPlan> PlanWeights(const Checkpoint& checkpoint,
                                         const ExpectedWeights& expected,
                                         const WeightLoaderOptions& options);
+
+/// The same where there is no checkpoint yet: of a full-precision one whose tensors are all there,
+/// in dtype `stored`. INVALID_ARGUMENT when the profile does not suit the model.
+absl::StatusOr<WeightsPlan> PlanWeightsOnLoad(const ExpectedWeights& expected, DType stored,
+                                              const WeightLoaderOptions& options);
+
+/// Neighbours of a group share a weight where the bytes mean the same and inputs are treated the
+/// same.
+bool CanFuse(const ModulePlan& a, const ModulePlan& b);
 
 }  // namespace quantd

@@ -1,0 +1,73 @@
+// PlanModel: every profile on one model and one device, and which of them to take.
+//
+// For `quantd plan`, for `profile: auto` and for the message of a load that would not fit. Reads
+// config.json and, where there is one, the headers of a checkpoint; runs no model and allocates
+// nothing. Thread-safe: no state.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/models/decoder_spec.h"
+#include "engine/plan/memory_plan.h"
+#include "engine/plan/selection.h"
+
+namespace quantd {
+
+struct PlanRequest {
+  std::filesystem::path model;  // folder, or config.json
+  PlanDevice device;            // memory_bytes: of the device, before memory_utilization
+  PlanLimits limits;
+  int64_t context = 0;      // tokens of a request, prompt and answer; 0: the model's, at most 4096
+  int64_t concurrency = 1;  // requests at once
+  std::string goal;         // of the rules; empty: by their default_goal
+  std::string profile;      // one more than the built-in ones: a file; may be empty
+};
+
+/// One profile's line.
+struct ProfilePlan {
+  std::string name;
+  std::string refusal;        // why it cannot be loaded from this checkpoint; empty: it can
+  bool planned = false;       // false: it does not suit the model, and nothing below is known
+  MemoryPlan memory;          // with KV for `concurrency` requests of `context` tokens
+  bool fits = false;          // into the memory that may be taken
+  int64_t max_kv_tokens = 0;  // 0 also when memory is not known
+  int64_t max_requests = 0;   // of `context` tokens, at once
+  /// Memory-bound limits of decoding; 0: bandwidth is not known. The second is of all `concurrency`
+  /// requests together.
+  double tokens_per_second = 0;
+  double tokens_per_second_concurrent = 0;
+  bool trainable_with_peft = false;
+  std::optional<QualityRange> claimed_quality;
+};
+
+struct ModelPlan {
+  DecoderSpec spec;
+  int64_t parameters = 0;
+  std::string quantization;  // of the checkpoint: "none", ...
+  int64_t memory_bytes = 0;  // of the device
+  int64_t usable_bytes = 0;  // memory_bytes * memory_utilization
+  int64_t context = 0;
+  int64_t concurrency = 0;
+  std::string goal;
+  std::vector<ProfilePlan> profiles;  // largest weights first
+  std::string recommended;            // empty: nothing fits
+  std::string runner_up;              // empty: nothing else fits
+  std::vector<std::string> reasons;   // sentences, the goal first
+
+  const ProfilePlan* Find(const std::string& name) const;
+};
+
+/// NOT_FOUND (no such folder or file), DATA_LOSS and UNIMPLEMENTED as of loading, INVALID_ARGUMENT
+/// (goal, context beyond the model's, a profile's file).
+absl::StatusOr<ModelPlan> PlanModel(const PlanRequest& request, const SelectionRules& rules);
+
+/// The same for a config given as text, without a checkpoint; `source` names it in messages.
+absl::StatusOr<ModelPlan> PlanConfig(const std::string& json, const std::string& source,
+                                     const PlanRequest& request, const SelectionRules& rules);
+
+}  // namespace quantd

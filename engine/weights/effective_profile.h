@@ -1,0 +1,17 @@
+// EffectiveProfile: the profile that describes what will really be loaded. Pure function.
+#pragma once
+
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "engine/weights/profile.h"
+
+namespace quantd {
+
+/// `profile` as it is for a full-precision checkpoint, or, where none was given, one named
+/// "checkpoint" that quantizes nothing. For a checkpoint that is quantized already the methods are
+/// those of `prequantized`; INVALID_ARGUMENT when the profile asks for others.
+absl::StatusOr<QuantProfile> EffectiveProfile(QuantProfile profile, bool profile_given,
+                                              const std::optional<MethodOptions>& prequantized);
+
+}  // namespace quantd
