@@ -165,7 +165,7 @@ TEST(Convert, MessagesArriveWithoutTheTokenizersTemplate) {
   EXPECT_TRUE(ToPreparedRequest(std::move(with_special), Facts())->add_special_tokens);
 }
 
-struct BadRequest {
+struct BadField {
   const char* name;
   std::function<void(v1::GenerateRequest&)> spoil;
   absl::StatusCode code;
@@ -177,7 +177,7 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
   const auto s = [](v1::GenerateRequest& r) { return r.mutable_sampling(); };
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
-  const BadRequest table[] = {
+  const BadField table[] = {
       {"other model",
        [](auto& r) { r.set_model("z"); },
        absl::StatusCode::kNotFound,
@@ -309,7 +309,7 @@ TEST(Convert, BadFieldsAreNamedAsTheProtocolSpellsThem) {
        kBad,
        {"sampling.logprobs", "21", "20"}},
   };
-  for (const BadRequest& row : table) {
+  for (const BadField& row : table) {
     v1::GenerateRequest request = Good();
     row.spoil(request);
     const absl::Status status = ToPreparedRequest(std::move(request), Facts()).status();
