@@ -52,23 +52,6 @@ absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
   return o;
 }
 
-// Usable blocks: as many as the options ask for, but never more than max_num_seqs whole contexts
-// take.
-absl::StatusOr<int32_t> NumKvBlocks(const EngineOptions& o, int64_t bytes_per_token) {
-  if (o.num_kv_blocks > 0) return o.num_kv_blocks;
-  const int64_t bytes_per_block = bytes_per_token * o.block_size;
-  const int64_t context = (o.max_model_len + o.block_size - 1) / o.block_size;
-  const int64_t bytes = o.kv_cache_bytes > 0 ? o.kv_cache_bytes : kDefaultKvBytes;
-  const int64_t blocks = bytes / bytes_per_block - 1;  // the reserved block is paid for, too
-  if (blocks < 1) {
-    return InvalidArgument("kv_cache_bytes is {}, allowed: at least {} (two blocks of {} tokens)",
-                           bytes, 2 * bytes_per_block, o.block_size);
-  }
-  int64_t usable = std::min<int64_t>(blocks, INT32_MAX / o.block_size - 1);
-  if (o.kv_cache_bytes == 0) usable = std::min(usable, context * o.max_num_seqs);
-  return static_cast<int32_t>(usable);
-}
-
 // Rows of logits of a step: one a sequence, and some more for drafts and logprobs of prompts.
 int32_t MaxLogits(const EngineOptions& o, const Model& model) {
   return static_cast<int32_t>(
@@ -94,6 +77,23 @@ uint64_t NextOwner() {
 
 }  // namespace
 
+// As many as the options ask for, but by default never more than max_num_seqs whole contexts take.
+absl::StatusOr<int32_t> KvBlocksFor(const EngineOptions& o, int64_t max_model_len,
+                                    int64_t bytes_per_token) {
+  if (o.num_kv_blocks > 0) return o.num_kv_blocks;
+  const int64_t bytes_per_block = bytes_per_token * o.block_size;
+  const int64_t context = (max_model_len + o.block_size - 1) / o.block_size;
+  const int64_t bytes = o.kv_cache_bytes > 0 ? o.kv_cache_bytes : kDefaultKvBytes;
+  const int64_t blocks = bytes / bytes_per_block - 1;  // the reserved block is paid for, too
+  if (blocks < 1) {
+    return InvalidArgument("kv_cache_bytes is {}, allowed: at least {} (two blocks of {} tokens)",
+                           bytes, 2 * bytes_per_block, o.block_size);
+  }
+  int64_t usable = std::min<int64_t>(blocks, INT32_MAX / o.block_size - 1);
+  if (o.kv_cache_bytes == 0) usable = std::min(usable, context * o.max_num_seqs);
+  return static_cast<int32_t>(usable);
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedModel model,
                                                        const Tokenizer* tokenizer,
                                                        const EngineOptions& options,
@@ -101,7 +101,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, LoadedM
   QUANTD_CHECK(model.model != nullptr);
   ASSIGN_OR_RETURN(EngineOptions resolved, Resolve(options, model.spec, *model.model));
   ASSIGN_OR_RETURN(resolved.num_kv_blocks,
-                   NumKvBlocks(resolved, KvCache::BytesPerToken(model.spec, model.kv_dtype)));
+                   KvBlocksFor(resolved, resolved.max_model_len,
+                               KvCache::BytesPerToken(model.spec, model.kv_dtype)));
   if (resolved.pipeline_depth < 0) resolved.pipeline_depth = backend.preferred_pipeline_depth();
   ASSIGN_OR_RETURN(auto kv, KvCache::Create(backend, model.spec, model.kv_dtype,
                                             resolved.num_kv_blocks + 1, resolved.block_size));

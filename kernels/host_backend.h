@@ -1,8 +1,6 @@
 // HostBackend: what backends that compute on the host share: its memory.
 #pragma once
 
-#include <sys/sysinfo.h>
-
 #include <cstring>
 #include <string>
 #include <utility>
@@ -25,15 +23,12 @@ class HostBackend : public Backend {
   }
 
  protected:
-  /// With the memory of the whole machine.
   static DeviceInfo HostInfo(std::string description, std::string isa) {
-    struct sysinfo system {};
-    sysinfo(&system);
-    const int64_t unit = system.mem_unit;
+    const HostMemory memory = ReadHostMemory();
     return {.description = std::move(description),
             .isa = std::move(isa),
-            .total_memory = static_cast<int64_t>(system.totalram) * unit,
-            .free_memory = static_cast<int64_t>(system.freeram + system.bufferram) * unit};
+            .total_memory = memory.total,
+            .free_memory = memory.available};
   }
 };
 

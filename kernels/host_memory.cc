@@ -6,8 +6,12 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <new>
+#include <optional>
+#include <string>
 
 #include "kernels/status.h"
 
@@ -21,7 +25,42 @@ constexpr size_t kHugePage = size_t{2} << 20;
 void FreeHeap(void* data, size_t) { ::operator delete(data, kAlignment); }
 void FreeMapping(void* data, size_t bytes) { munmap(data, bytes); }
 
+/// The number in a file that has nothing else; nothing for "max" and where there is no file.
+std::optional<int64_t> NumberIn(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  if (!(file >> number)) return std::nullopt;
+  return number;
+}
+
+/// The number behind `name` in a file of such lines; 0 when it is not there.
+int64_t NumberOf(const std::string& name, const std::filesystem::path& path) {
+  std::ifstream file(path);
+  for (std::string word; file >> word;) {
+    int64_t number = 0;
+    if (word == name && file >> number) return number;
+  }
+  return 0;
+}
+
 }  // namespace
+
+HostMemory ReadHostMemory(const std::filesystem::path& proc, const std::filesystem::path& cgroup) {
+  constexpr int64_t kKilobyte = 1024;
+  HostMemory memory = {NumberOf("MemTotal:", proc / "meminfo") * kKilobyte,
+                       NumberOf("MemAvailable:", proc / "meminfo") * kKilobyte};
+  const bool v2 = std::filesystem::exists(cgroup / "memory.stat");
+  const std::filesystem::path dir = v2 ? cgroup : cgroup / "memory";
+  const auto limit = NumberIn(dir / (v2 ? "memory.max" : "memory.limit_in_bytes"));
+  // Version 1 says "no limit" by a number near 2^63.
+  if (!limit || *limit >= memory.total) return memory;
+  const int64_t used =
+      NumberIn(dir / (v2 ? "memory.current" : "memory.usage_in_bytes")).value_or(0) -
+      NumberOf(v2 ? "inactive_file" : "total_inactive_file", dir / "memory.stat");
+  memory.total = *limit;
+  memory.available = std::clamp<int64_t>(*limit - used, 0, memory.available);
+  return memory;
+}
 
 absl::StatusOr<Buffer> AllocateHost(size_t bytes, MemoryComponent component,
                                     MemoryAccount& account) {

@@ -3,7 +3,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/ref/ref_backend.h"
 #include "kernels/status.h"
@@ -69,6 +72,26 @@ std::vector<std::string> BackendNames() {
 #else
   return {"cpu", "ref"};
 #endif
+}
+
+PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
+  const DeviceInfo info = backend.info();
+  PlanDevice device;
+  device.memory_bytes = info.free_memory;
+  device.isa = info.isa;
+  if (backend.name() == "ref") {
+    device.backend = PlanBackend::kRef;
+  } else if (backend.name() == "cpu") {
+    device.backend = PlanBackend::kCpu;
+    device.threads = options.threads > 0 ? options.threads : AvailableThreads();
+  } else {
+    device.backend = PlanBackend::kCuda;
+    const int64_t mebibyte = int64_t{1} << 20;
+    device.slab_bytes = backend.name() == "cuda"
+                            ? std::clamp(info.total_memory / 256, 32 * mebibyte, 256 * mebibyte)
+                            : mebibyte / 16;
+  }
+  return device;
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/plan/memory_plan.h"
 #include "kernels/backend.h"
 
 namespace quantd {
@@ -24,6 +25,9 @@ struct BackendOptions {
 /// not have, and for cpu on a processor it cannot use; UNAVAILABLE for cuda without a driver or
 /// device; INVALID_ARGUMENT for other names of backend or determinism.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+
+/// What the planner has to know of it: its memory that is free now, its layout, its threads.
+PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options);
 
 /// The backends of this build, fastest first, that an ordinary user may name.
 std::vector<std::string> BackendNames();

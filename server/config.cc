@@ -16,6 +16,7 @@
 #include "kernels/fault_list.h"
 #include "kernels/status.h"
 #include "server/read_input.h"
+#include "server/sizes.h"
 
 namespace quantd {
 namespace {
@@ -94,21 +95,6 @@ bool ParseNumber(std::string_view text, T* out) {
   return error == std::errc() && end == text.data() + text.size() && !text.empty();
 }
 
-// "64MiB" to bytes; a plain number passes too.
-bool ParseSize(std::string_view text, int64_t* out) {
-  int shift = 0;
-  for (const auto& [suffix, bits] :
-       {std::pair<std::string_view, int>{"KiB", 10}, {"MiB", 20}, {"GiB", 30}}) {
-    if (!text.ends_with(suffix)) continue;
-    shift = bits;
-    text.remove_suffix(suffix.size());
-  }
-  int64_t number = 0;
-  if (!ParseNumber(text, &number) || number < 0 || number > (INT64_MAX >> shift)) return false;
-  *out = number << shift;
-  return true;
-}
-
 std::string Allowed(const Key& key) {
   if (!key.choices.empty()) return fmt::format("{}", fmt::join(key.choices, ", "));
   if (std::holds_alternative<bool*>(key.value)) return "true, false";
@@ -130,7 +116,13 @@ absl::Status SetValue(const std::string& source, const Key& key, const std::stri
           *out = text == "true";
           return text == "true" || text == "false";
         } else if constexpr (std::is_same_v<T, int64_t>) {
-          const bool parsed = key.is_size ? ParseSize(text, out) : ParseNumber(text, out);
+          bool parsed = false;
+          if (!key.is_size) {
+            parsed = ParseNumber(text, out);
+          } else if (const auto bytes = ParseBytes(text); bytes) {
+            parsed = true;
+            *out = *bytes;
+          }
           return parsed && static_cast<double>(*out) >= key.min &&
                  static_cast<double>(*out) <= key.max;
         } else {

@@ -5,6 +5,7 @@
 
 #include "engine/weights/profile.h"
 #include "kernels/status.h"
+#include "server/plan_load.h"
 
 namespace quantd {
 namespace {
@@ -21,7 +22,8 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
   OpenedModel opened;
   LoadOptions load;
   load.model_dir = options.model;
-  load.profile_given = !options.profile.empty();
+  const bool choose = options.profile == kAutoProfile;
+  load.profile_given = !options.profile.empty() && !choose;
   if (load.profile_given) {
     ASSIGN_OR_RETURN(load.profile, LoadProfile(options.profile));
   }
@@ -41,6 +43,19 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
     opened.chat_template = ChatTemplate::Load(load.model_dir);
   }
   ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend));
+  const PlanDevice device = PlanDeviceOf(*opened.backend, options.backend);
+  if (choose) {
+    absl::StatusOr<std::string> chosen = ChooseProfile(options.model, device, options.engine);
+    if (!chosen.ok()) return InFolder(options.model, chosen.status());
+    load.profile_given = !chosen->empty();
+    if (load.profile_given) {
+      ASSIGN_OR_RETURN(load.profile, LoadProfile(*chosen));
+    }
+  }
+  absl::StatusOr<MemoryPlan> plan =
+      PlanLoadFor(options.model, load.profile, load.profile_given, device, options.engine);
+  if (!plan.ok()) return InFolder(options.model, plan.status());
+  opened.plan = *plan;
   absl::StatusOr<LoadedModel> loaded = LoadModel(*opened.backend, load);
   if (!loaded.ok()) return InFolder(options.model, loaded.status());
   opened.loaded = std::move(*loaded);

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/load.h"
+#include "engine/plan/memory_plan.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
@@ -18,7 +19,7 @@ namespace quantd {
 
 struct OpenModelOptions {
   std::string model;    // folder
-  std::string profile;  // name or file; empty: the checkpoint as it is
+  std::string profile;  // name or file; empty: the checkpoint as it is; "auto": the planner chooses
   BackendOptions backend;
   EngineOptions engine;        // sizes the model's step buffers
   bool need_tokenizer = true;  // false: `tokenizer` stays null
@@ -32,12 +33,13 @@ struct OpenedModel {
   // NOT_FOUND where the folder has none; the model works without.
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
       absl::NotFoundError("not looked for");
+  MemoryPlan plan;  // of model and engine, as computed before loading
   LoadedModel loaded;
   DType compute_dtype = DType::kBF16;
 };
 
-/// Errors of CreateBackend, LoadProfile, Tokenizer::Load and LoadModel; DATA_LOSS when the
-/// tokenizer knows more tokens than the model. `on_progress` may be empty.
+/// Errors of CreateBackend, LoadProfile, Tokenizer::Load, PlanLoadFor and LoadModel; DATA_LOSS when
+/// the tokenizer knows more tokens than the model. `on_progress` may be empty.
 absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
                                       std::function<void(const LoadProgress&)> on_progress);
 

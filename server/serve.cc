@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/plan/bytes_text.h"
 #include "kernels/status.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
@@ -69,6 +70,7 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
                                   out->opened.tokenizer.get(), options.engine, out->metrics.get()));
   out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
                  out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
+  out->served.plan = &out->opened.plan;
   if (out->opened.chat_template.ok()) out->served.chat_template = out->opened.chat_template->get();
   return out;
 }
@@ -76,6 +78,17 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
 void LogLines(const std::string& text) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) spdlog::info("  {}", line);
+}
+
+// What was planned beside what was taken. Kernels take their workspace when they first need it.
+void LogMemory(const MemoryPlan& plan, const MemoryAccount& taken) {
+  spdlog::info("memory planned {}, taken {}; planned and taken by component:",
+               BytesText(plan.total()), BytesText(taken.Total()));
+  for (int i = 0; i < kNumMemoryComponents; ++i) {
+    const auto component = static_cast<MemoryComponent>(i);
+    spdlog::info("  {:<12} {:>12} {:>12}", ToString(component), BytesText(plan.of(component)),
+                 BytesText(taken.Bytes(component)));
+  }
 }
 
 void LogReady(const Loaded& loaded) {
@@ -94,6 +107,7 @@ void LogReady(const Loaded& loaded) {
     spdlog::log(absl::IsNotFound(chat) ? spdlog::level::info : spdlog::level::warn,
                 "requests with messages are refused: {}", Message(chat));
   }
+  LogMemory(loaded.opened.plan, loaded.opened.backend->memory());
   spdlog::info("effective profile {} ({}):", report.profile_name, report.profile_hash);
   LogLines(report.effective_profile);
 }
@@ -145,7 +159,8 @@ absl::Status Serve(const ServerConfig& config) {
     auto page = [&]() -> std::string {
       const Loaded* source = page_source.load(std::memory_order_acquire);
       if (source == nullptr) return Metrics::RenderLoading(serving.load_progress());
-      return source->metrics->Render(source->engine->Stats(), &source->opened.backend->memory());
+      return source->metrics->Render(source->engine->Stats(), &source->opened.backend->memory(),
+                                     &source->opened.plan);
     };
     ASSIGN_OR_RETURN(http, HttpServer::Start(config.listen.http, serving, std::move(page)));
     spdlog::info("listening on {} (http)", http->address());

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "engine/plan/memory_plan.h"
 #include "engine/text/chat_template.h"
 
 namespace quantd {
@@ -20,6 +21,7 @@ struct ServedModel {
   const Backend* backend = nullptr;
   DType compute_dtype = DType::kBF16;
   DType kv_dtype = DType::kBF16;
+  const MemoryPlan* plan = nullptr;             // null where nothing was planned
   const ChatTemplate* chat_template = nullptr;  // null where the model has none that can be used
 };
 

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <span>
 
+#include "engine/plan/sizes.h"
 #include "engine/plan/workspace.h"
-#include "kernels/ceil_div.h"
 
 namespace quantd {
 namespace {
 
-int64_t Size(DType type) { return static_cast<int64_t>(SizeOf(type)); }
+using plan::Size;
 
 /// Bytes of the host's canonical form of a matrix: a byte a code, f32 scales and zero points.
 int64_t CanonicalBytes(const ModulePlan& w) {

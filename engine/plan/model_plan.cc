@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/models/architecture.h"
+#include "engine/plan/bytes_text.h"
 #include "engine/weights/effective_profile.h"
 #include "engine/weights/files.h"
 #include "engine/weights/profile.h"
@@ -17,10 +18,6 @@ namespace {
 
 constexpr int64_t kDefaultContext = 4096;
 constexpr int64_t kMaxConfigBytes = 16 << 20;
-
-std::string Gigabytes(int64_t bytes) {
-  return fmt::format("{:.2f} GB", static_cast<double>(bytes) * 1e-9);
-}
 
 std::string Requests(int64_t count, int64_t context) {
   return fmt::format("{} request{} of {} tokens", count, count == 1 ? "" : "s", context);
@@ -217,7 +214,7 @@ class ModelPlanner {
         Say("goal {}: {}", plan_.goal, rules_.Find(plan_.goal)->because);
       } else {
         Say("goal {}, as {} are {:.2f} bytes a parameter, below {:.2f}: {}", plan_.goal,
-            Gigabytes(plan_.memory_bytes), share, rule.bytes_per_parameter_below,
+            BytesText(plan_.memory_bytes), share, rule.bytes_per_parameter_below,
             rules_.Find(plan_.goal)->because);
       }
       return absl::OkStatus();
@@ -254,8 +251,8 @@ class ModelPlanner {
         if (chosen == nullptr && too_large == nullptr) too_large = line;
         if (chosen == nullptr) {
           Say("{} does not fit: it takes {} with {}, {} may be taken", line->name,
-              Gigabytes(line->memory.total()), Requests(plan_.concurrency, plan_.context),
-              Gigabytes(plan_.usable_bytes));
+              BytesText(line->memory.total()), Requests(plan_.concurrency, plan_.context),
+              BytesText(plan_.usable_bytes));
         }
       } else if (chosen == nullptr) {
         chosen = line;
@@ -267,21 +264,21 @@ class ModelPlanner {
     if (chosen == nullptr) return NothingFits();
     plan_.recommended = chosen->name;
     Say("{} takes {}: weights {}, KV cache {}, workspace {}", chosen->name,
-        Gigabytes(chosen->memory.total()), Gigabytes(chosen->memory.weights()),
-        Gigabytes(chosen->memory.of(MemoryComponent::kKvCache)),
-        Gigabytes(chosen->memory.workspace()));
+        BytesText(chosen->memory.total()), BytesText(chosen->memory.weights()),
+        BytesText(chosen->memory.of(MemoryComponent::kKvCache)),
+        BytesText(chosen->memory.workspace()));
     if (plan_.memory_bytes > 0) {
       Say("beside its weights there is room for {}", Requests(chosen->max_requests, plan_.context));
     }
     if (next != nullptr) {
       plan_.runner_up = next->name;
       const int64_t less = chosen->memory.total() - next->memory.total();
-      Say("runner-up {}: {} {}", next->name, Gigabytes(std::abs(less)),
+      Say("runner-up {}: {} {}", next->name, BytesText(std::abs(less)),
           less >= 0 ? "less" : "more");
     }
     if (too_large != nullptr) {
       Say("with {} of memory it would be {}",
-          Gigabytes(static_cast<int64_t>(static_cast<double>(too_large->memory.total()) /
+          BytesText(static_cast<int64_t>(static_cast<double>(too_large->memory.total()) /
                                          rules_.memory_utilization)),
           too_large->name);
     }
@@ -306,8 +303,8 @@ class ModelPlanner {
     const MemoryPlan& memory = smallest->memory;
     Say("nothing fits: {}, the smallest, takes {} with {} ({} of it KV cache), {} may be taken; "
         "fewer or shorter requests take less",
-        smallest->name, Gigabytes(memory.total()), Requests(plan_.concurrency, plan_.context),
-        Gigabytes(memory.of(MemoryComponent::kKvCache)), Gigabytes(plan_.usable_bytes));
+        smallest->name, BytesText(memory.total()), Requests(plan_.concurrency, plan_.context),
+        BytesText(memory.of(MemoryComponent::kKvCache)), BytesText(plan_.usable_bytes));
   }
 
   template <typename... Args>
@@ -335,6 +332,23 @@ const ProfilePlan* ModelPlan::Find(const std::string& name) const {
 absl::StatusOr<ModelPlan> PlanModel(const PlanRequest& request, const SelectionRules& rules) {
   ASSIGN_OR_RETURN(const Subject subject, ReadSubject(request.model));
   return ModelPlanner(request, rules, subject).Run();
+}
+
+absl::StatusOr<LoadPlan> PlanLoad(const std::filesystem::path& dir, const QuantProfile& profile,
+                                  bool profile_given, const PlanLimits& limits,
+                                  const PlanDevice& device) {
+  ASSIGN_OR_RETURN(const Subject subject, ReadSubject(dir));
+  if (subject.checkpoint == nullptr) return Checkpoint::Open(dir).status();
+  WeightLoaderOptions options;
+  options.prequantized = subject.prequantized;
+  ASSIGN_OR_RETURN(options.profile, EffectiveProfile(profile, profile_given, subject.prequantized));
+  options.compute_dtype = options.profile.ComputeDType(subject.spec.dtype);
+  ASSIGN_OR_RETURN(const WeightsPlan weights,
+                   PlanWeights(*subject.checkpoint, subject.expected, options));
+  const DType kv = options.profile.kv_dtype.value_or(options.compute_dtype);
+  return LoadPlan{options.profile.name, subject.spec.max_position_embeddings,
+                  PlanMemory(subject.spec, subject.expected, weights, options.compute_dtype, kv,
+                             limits, device)};
 }
 
 absl::StatusOr<ModelPlan> PlanConfig(const std::string& json, const std::string& source,

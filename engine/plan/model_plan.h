@@ -15,6 +15,7 @@
 #include "engine/models/decoder_spec.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/selection.h"
+#include "engine/weights/profile.h"
 
 namespace quantd {
 
@@ -66,7 +67,18 @@ struct ModelPlan {
 /// (goal, context beyond the model's, a profile's file).
 absl::StatusOr<ModelPlan> PlanModel(const PlanRequest& request, const SelectionRules& rules);
 
-/// The same for a config given as text, without a checkpoint; `source` names it in messages.
+/// One load: of a folder, under a profile or as it is, with the KV cache that a server would take.
+struct LoadPlan {
+  std::string profile;  // EffectiveProfile's name
+  int64_t max_position_embeddings = 0;
+  MemoryPlan memory;  // without a KV cache
+};
+/// Errors as LoadModel's, as far as headers tell.
+absl::StatusOr<LoadPlan> PlanLoad(const std::filesystem::path& dir, const QuantProfile& profile,
+                                  bool profile_given, const PlanLimits& limits,
+                                  const PlanDevice& device);
+
+/// PlanModel of a config given as text, without a checkpoint; `source` names it in messages.
 absl::StatusOr<ModelPlan> PlanConfig(const std::string& json, const std::string& source,
                                      const PlanRequest& request, const SelectionRules& rules);
 

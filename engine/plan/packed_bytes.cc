@@ -1,16 +1,16 @@
 #include "engine/plan/packed_bytes.h"
 
-#include "kernels/ceil_div.h"
+#include "engine/plan/sizes.h"
 
 namespace quantd {
 namespace {
+
+using plan::RoundUp;
 
 constexpr int64_t kRowsOfPanel = 16;    // of cpu's panels and of cuda's tiles
 constexpr int64_t kColumnsOfTile = 64;  // of cuda's tiles of 4-bit codes
 constexpr int64_t kNestedMapBytes = 256 * 4;
 constexpr int64_t kScalesOfStatistic = 256;
-
-int64_t RoundUp(int64_t value, int64_t step) { return CeilDiv(value, step) * step; }
 
 int64_t BytesOf(ScaleType type) {
   switch (type) {

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <string>
 
-#include "kernels/ceil_div.h"
+#include "engine/plan/sizes.h"
 
 namespace quantd {
 namespace {
 
-int64_t RoundUp(int64_t value, int64_t step) { return CeilDiv(value, step) * step; }
-int64_t Size(DType type) { return static_cast<int64_t>(SizeOf(type)); }
+using plan::RoundUp;
+using plan::Size;
 
 /// Calls body(weight, n, rows) for every packed weight, fused ones once with all their outputs.
 template <typename Body>
@@ -51,8 +51,8 @@ int64_t FloatTileBytes(const ModulePlan& w, DType compute, const std::string& is
 }
 
 /// One buffer for each purpose, as large as its largest use.
-int64_t OfCpu(const DecoderSpec& spec, const WeightsPlan& plan, DType compute,
-              const PlanLimits& limits, const PlanDevice& device) {
+int64_t CpuScratch(const DecoderSpec& spec, const WeightsPlan& plan, DType compute,
+                   const PlanLimits& limits, const PlanDevice& device) {
   constexpr int64_t kLine = 64, kKeysOfTile = 32, kColumnsOfPiece = 128;
   const int64_t threads = device.threads;
   int64_t tiles = 0, input = 0, sums = 0, codes = 0;
@@ -101,8 +101,8 @@ struct OpScratch {
   int64_t counters = 0;
 };
 
-OpScratch OfCudaLinear(const ModulePlan& w, int64_t n, int64_t rows, DType compute,
-                       const PlanDevice& device) {
+OpScratch CudaLinearScratch(const ModulePlan& w, int64_t n, int64_t rows, DType compute,
+                            const PlanDevice& device) {
   using Kind = ActivationQuant::Kind;
   constexpr int64_t kMaxOutlierColumns = 256;
   const QuantFormat& f = w.format;
@@ -140,7 +140,7 @@ OpScratch OfCudaLinear(const ModulePlan& w, int64_t n, int64_t rows, DType compu
 }
 
 /// Partial results of attention whose keys are split over blocks, and their counters.
-OpScratch OfCudaAttention(const DecoderSpec& spec, const PlanLimits& limits, int64_t context) {
+OpScratch CudaAttentionScratch(const DecoderSpec& spec, const PlanLimits& limits, int64_t context) {
   constexpr int64_t kQueryRows = 16, kKeysOfChunk = 256, kSplitBlocks = 512, kPromptBlocks = 32;
   const int64_t group = spec.num_heads / spec.num_kv_heads;
   const int64_t heads = std::min(group, kQueryRows);
@@ -154,16 +154,16 @@ OpScratch OfCudaAttention(const DecoderSpec& spec, const PlanLimits& limits, int
   return {.data = chunks > 1 ? partials : 0, .counters = tokens * columns * 4};
 }
 
-int64_t OfCuda(const DecoderSpec& spec, const WeightsPlan& plan, DType compute,
-               const PlanLimits& limits, const PlanDevice& device, int64_t context) {
+int64_t CudaScratch(const DecoderSpec& spec, const WeightsPlan& plan, DType compute,
+                    const PlanLimits& limits, const PlanDevice& device, int64_t context) {
   constexpr int64_t kResult = 16, kTopOfRow = 64 * 8, kParams = 52;  // bytes of a row of samples
   OpScratch largest;
   ForWeights(spec, plan, limits, [&](const ModulePlan& w, int64_t n, int64_t rows) {
-    const OpScratch s = OfCudaLinear(w, n, rows, compute, device);
+    const OpScratch s = CudaLinearScratch(w, n, rows, compute, device);
     largest.data = std::max(largest.data, s.data);
     largest.input = std::max(largest.input, s.input);
   });
-  const OpScratch attention = OfCudaAttention(spec, limits, context);
+  const OpScratch attention = CudaAttentionScratch(spec, limits, context);
   largest.data = std::max(largest.data, attention.data);
   const int64_t logits = limits.max_logit_rows;
   const int64_t masks = logits * CeilDiv(spec.vocab_size, 32) * 4;  // allowed tokens, a bit each
@@ -187,8 +187,9 @@ int64_t WorkspaceBytes(const DecoderSpec& spec, const WeightsPlan& weights, DTyp
   const int64_t step = kElement * (arrays + logits * spec.vocab_size);
   switch (device.backend) {
     case PlanBackend::kRef: return step;
-    case PlanBackend::kCpu: return step + OfCpu(spec, weights, compute, limits, device);
-    case PlanBackend::kCuda: return step + OfCuda(spec, weights, compute, limits, device, context);
+    case PlanBackend::kCpu: return step + CpuScratch(spec, weights, compute, limits, device);
+    case PlanBackend::kCuda:
+      return step + CudaScratch(spec, weights, compute, limits, device, context);
   }
   return step;
 }

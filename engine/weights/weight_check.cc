@@ -12,11 +12,6 @@ bool IsFloat(StoredDType t) {
   return t == StoredDType::kF32 || t == StoredDType::kF16 || t == StoredDType::kBF16;
 }
 
-bool EndsWith(const std::string& text, std::string_view suffix) {
-  return text.size() >= suffix.size() &&
-         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 class Planner {
  public:
   /// Without a checkpoint, one of `stored` floats is supposed.
@@ -186,8 +181,8 @@ class Planner {
       if (used_.count(name) > 0) continue;
       // Old transformers saved the first, which follows from config.json; the others quantize a
       // KV cache, which quantd's `kv_cache` setting decides by itself.
-      if (EndsWith(name, ".rotary_emb.inv_freq") || EndsWith(name, ".self_attn.k_scale") ||
-          EndsWith(name, ".self_attn.v_scale")) {
+      if (name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".self_attn.k_scale") ||
+          name.ends_with(".self_attn.v_scale")) {
         plan.accepted_extras.push_back(name);
       } else if (!expected_.tied_head.empty() && name == expected_.tied_head + ".weight") {
         CheckTiedCopy(name, tensor, plan);

@@ -43,9 +43,9 @@ int main(int argc, char** argv) {
   CLI::App app("quantd: an inference server for quantized language models", "quantd");
   app.require_subcommand(1);
   quantd::Run run;
-  for (const auto add :
-       {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits, quantd::AddTokenize,
-        quantd::AddInspect, quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
+  for (const auto add : {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits,
+                         quantd::AddTokenize, quantd::AddInspect, quantd::AddPlan,
+                         quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
     add(app, &run);
   }
   try {

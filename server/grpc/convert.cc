@@ -321,6 +321,7 @@ v1::GetModelInfoResponse ToModelInfo(const ServedModel& model) {
       v1::MemoryUse* use = out.add_memory();
       use->set_component(std::string(quantd::ToString(component)));
       use->set_bytes(model.backend->memory().Bytes(component));
+      if (model.plan != nullptr) use->set_planned_bytes(model.plan->of(component));
     }
   }
   v1::GenerationDefaults* d = out.mutable_defaults();

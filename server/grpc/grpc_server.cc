@@ -40,7 +40,7 @@ void RedirectLibraryLogs() {
   });
 }
 
-int Milliseconds(double seconds) { return static_cast<int>(std::lround(seconds * 1000)); }
+int IntMilliseconds(double seconds) { return static_cast<int>(std::lround(seconds * 1000)); }
 
 }  // namespace
 
@@ -82,11 +82,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   set(GRPC_ARG_MAX_METADATA_SIZE, config.limits.max_metadata_bytes);
   set(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.limits.max_concurrent_streams);
   set(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port must fail, not share it
-  set(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(config.timeouts.keepalive_seconds));
+  set(GRPC_ARG_KEEPALIVE_TIME_MS, IntMilliseconds(config.timeouts.keepalive_seconds));
   set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   set(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-      Milliseconds(config.timeouts.min_ping_interval_seconds));
+      IntMilliseconds(config.timeouts.min_ping_interval_seconds));
   int chosen = 0;
   builder.AddListeningPort(config.listen.grpc, grpc::InsecureServerCredentials(), &chosen);
   self->impl_->server = builder.BuildAndStart();

@@ -140,7 +140,8 @@ void Metrics::OnFinished(const Finished& f) {
   m.decode->Observe(f.decode_seconds);
 }
 
-std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory) const {
+std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory,
+                            const MemoryPlan* plan) const {
   using prometheus::MetricType;
   std::vector<prometheus::ClientMetric::Label> labels;
   for (const auto& [name, value] : impl_->labels) labels.push_back({name, value});
@@ -170,18 +171,26 @@ std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory) c
   counter("spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.",
           s.accepted_draft_tokens);
   counter("steps_total", "Engine steps.", s.steps);
-  if (memory != nullptr) {
-    prometheus::MetricFamily family{
-        "quantd_memory_bytes", "Bytes taken now, by component.", MetricType::Gauge, {}};
+  const auto by_component = [&](const char* name, const char* help, const auto& bytes_of) {
+    prometheus::MetricFamily family{name, help, MetricType::Gauge, {}};
     for (int i = 0; i < kNumMemoryComponents; ++i) {
       const auto component = static_cast<MemoryComponent>(i);
       prometheus::ClientMetric metric;
       metric.label = labels;
       metric.label.push_back({"component", std::string(ToString(component))});
-      metric.gauge.value = static_cast<double>(memory->Bytes(component));
+      metric.gauge.value = static_cast<double>(bytes_of(component));
       family.metric.push_back(std::move(metric));
     }
     families.push_back(std::move(family));
+  };
+  if (memory != nullptr) {
+    by_component("quantd_memory_bytes", "Bytes taken now, by component.",
+                 [&](MemoryComponent c) { return memory->Bytes(c); });
+  }
+  if (plan != nullptr) {
+    by_component("quantd_memory_plan_bytes",
+                 "Bytes that the plan made before loading says are taken at most, by component.",
+                 [&](MemoryComponent c) { return plan->of(c); });
   }
   return Serialize(families);
 }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "engine/plan/memory_plan.h"
 #include "kernels/memory_account.h"
 
 namespace quantd {
@@ -23,8 +24,9 @@ class Metrics : public EngineObserver {
   void OnStep(int32_t tokens) override;
   void OnFinished(const Finished& finished) override;
 
-  /// The page, in Prometheus' text format. `memory` may be null.
-  std::string Render(const EngineStats& stats, const MemoryAccount* memory) const;
+  /// The page, in Prometheus' text format. `memory` and `plan` may be null.
+  std::string Render(const EngineStats& stats, const MemoryAccount* memory,
+                     const MemoryPlan* plan) const;
   /// The page of a server that is still loading.
   static std::string RenderLoading(double progress);
 

@@ -165,9 +165,9 @@ ThreadCount ServerProcess::Threads() const {
   return count;
 }
 
-int64_t ServerProcess::PeakBytes() const {
+int64_t ServerProcess::MemoryBytes(const std::string& key) const {
   std::ifstream file("/proc/" + std::to_string(process_->pid()) + "/status");
-  const std::string name = "VmHWM:";
+  const std::string name = key + ":";
   for (std::string line; std::getline(file, line);) {
     if (line.starts_with(name)) return std::atoll(line.c_str() + name.size()) * 1024;
   }

@@ -74,8 +74,9 @@ class ServerProcess {
   /// Open file descriptors and threads, from /proc.
   int OpenFiles() const;
   ThreadCount Threads() const;
-  /// The most memory it has had resident so far.
-  int64_t PeakBytes() const;
+  /// A size of /proc/PID/status: "VmHWM" is the most memory it has had resident, "RssAnon" what it
+  /// has now of its own.
+  int64_t MemoryBytes(const std::string& key) const;
 
  private:
   std::unique_ptr<Process> process_;

@@ -32,7 +32,7 @@ const SelectionRules& Rules() {
   return rules;
 }
 
-PlanRequest Request(int64_t memory, const std::string& goal = "") {
+PlanRequest RequestFor(int64_t memory, const std::string& goal = "") {
   PlanRequest request;
   request.device.backend = PlanBackend::kCuda;
   request.device.memory_bytes = memory;
@@ -63,20 +63,20 @@ TEST(ModelPlan, EveryGoalTakesTheFirstOfItsProfilesThatFits) {
            {"qlora", 80, "nf4-dq", ""},
            {"research", 80, "bf16", "int8"},
        }) {
-    const ModelPlan plan = Plan(Request(c.gigabytes * kGigabyte, c.goal));
+    const ModelPlan plan = Plan(RequestFor(c.gigabytes * kGigabyte, c.goal));
     EXPECT_EQ(plan.recommended, c.recommended) << c.goal << " in " << c.gigabytes;
     EXPECT_EQ(plan.runner_up, c.runner_up) << c.goal << " in " << c.gigabytes;
   }
 }
 
 TEST(ModelPlan, BelowSixteenGigabytesForSevenBillionFourBitsAreTheDefault) {
-  EXPECT_EQ(Plan(Request(15 * kGigabyte)).recommended, "nf4");
-  EXPECT_EQ(Plan(Request(16 * kGigabyte)).recommended, "int8");
-  EXPECT_EQ(Plan(Request(80 * kGigabyte)).recommended, "int8");
+  EXPECT_EQ(Plan(RequestFor(15 * kGigabyte)).recommended, "nf4");
+  EXPECT_EQ(Plan(RequestFor(16 * kGigabyte)).recommended, "int8");
+  EXPECT_EQ(Plan(RequestFor(80 * kGigabyte)).recommended, "int8");
 }
 
 TEST(ModelPlan, DoubleQuantizationIsTakenWhereItIsWhatFits) {
-  PlanRequest request = Request(0, "limited-vram");
+  PlanRequest request = RequestFor(0, "limited-vram");
   request.device.memory_bytes = 100 * kGigabyte;
   const ModelPlan wide = Plan(request);
   const int64_t nf4 = wide.Find("nf4")->memory.total();
@@ -91,11 +91,12 @@ TEST(ModelPlan, DoubleQuantizationIsTakenWhereItIsWhatFits) {
 }
 
 TEST(ModelPlan, AFloat16CheckpointsBestQualityIsFloat16) {
-  EXPECT_EQ(Plan(Request(80 * kGigabyte, "best-quality"), Config("float16")).recommended, "fp16");
+  EXPECT_EQ(Plan(RequestFor(80 * kGigabyte, "best-quality"), Config("float16")).recommended,
+            "fp16");
 }
 
 TEST(ModelPlan, WhereNothingFitsTheReasonsSayWhatTheSmallestTakes) {
-  const ModelPlan plan = Plan(Request(2 * kGigabyte));
+  const ModelPlan plan = Plan(RequestFor(2 * kGigabyte));
   EXPECT_EQ(plan.recommended, "");
   EXPECT_THAT(plan.reasons, Contains(AllOf(HasSubstr("nothing fits: hqq2"),
                                            HasSubstr("1 request of 4096 tokens"))));
@@ -103,7 +104,7 @@ TEST(ModelPlan, WhereNothingFitsTheReasonsSayWhatTheSmallestTakes) {
 
 TEST(ModelPlan, WhereNoPreferredOneFitsAnotherDoes) {
   // Between hqq2 and nf4-dq.
-  PlanRequest request = Request(6 * kGigabyte, "qlora");
+  PlanRequest request = RequestFor(6 * kGigabyte, "qlora");
   request.context = 512;
   request.device.memory_bytes = 4'500'000'000;
   const ModelPlan plan = Plan(request);
@@ -112,7 +113,7 @@ TEST(ModelPlan, WhereNoPreferredOneFitsAnotherDoes) {
 }
 
 TEST(ModelPlan, RequestsThatFitAreCountedInWholeContexts) {
-  PlanRequest request = Request(24 * kGigabyte);
+  PlanRequest request = RequestFor(24 * kGigabyte);
   request.context = 1000;
   request.concurrency = 4;
   const ModelPlan plan = Plan(request);
@@ -127,7 +128,7 @@ TEST(ModelPlan, RequestsThatFitAreCountedInWholeContexts) {
 }
 
 TEST(ModelPlan, TheRooflineIsBandwidthOverBytesOfAStep) {
-  PlanRequest request = Request(80 * kGigabyte);
+  PlanRequest request = RequestFor(80 * kGigabyte);
   request.device.bytes_per_second = 3e12;
   request.concurrency = 8;
   const ModelPlan plan = Plan(request);
@@ -140,7 +141,7 @@ TEST(ModelPlan, TheRooflineIsBandwidthOverBytesOfAStep) {
 }
 
 TEST(ModelPlan, KnowsWhatIsTrainableAndWhatIsClaimed) {
-  const ModelPlan plan = Plan(Request(80 * kGigabyte));
+  const ModelPlan plan = Plan(RequestFor(80 * kGigabyte));
   EXPECT_TRUE(plan.Find("nf4-dq")->trainable_with_peft);
   EXPECT_TRUE(plan.Find("bf16")->trainable_with_peft);
   ASSERT_TRUE(plan.Find("nf4")->claimed_quality.has_value());
@@ -154,7 +155,7 @@ TEST(ModelPlan, KnowsWhatIsTrainableAndWhatIsClaimed) {
 }
 
 TEST(ModelPlan, AQuantizedCheckpointIsTakenAsItIs) {
-  PlanRequest request = Request(kGigabyte);
+  PlanRequest request = RequestFor(kGigabyte);
   request.model = QUANTD_TEST_DATA "/models/gptq4_sym";
   const auto plan = PlanModel(request, Rules());
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -164,7 +165,7 @@ TEST(ModelPlan, AQuantizedCheckpointIsTakenAsItIs) {
 }
 
 TEST(ModelPlan, AFoldersHeadersAreCheckedAndPlannedAsLoaded) {
-  PlanRequest request = Request(kGigabyte);
+  PlanRequest request = RequestFor(kGigabyte);
   request.model = QUANTD_SOURCE_DIR "/demo/model";
   const auto plan = PlanModel(request, Rules());
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -182,15 +183,15 @@ TEST(ModelPlan, BadRequestsNameWhatIsAllowed) {
   const auto fails = [](const PlanRequest& request) {
     return std::string(PlanConfig(Config(), "config.json", request, Rules()).status().message());
   };
-  PlanRequest request = Request(kGigabyte, "fastest");
+  PlanRequest request = RequestFor(kGigabyte, "fastest");
   EXPECT_THAT(fails(request), AllOf(HasSubstr("\"fastest\""), HasSubstr("limited-vram")));
-  request = Request(kGigabyte);
+  request = RequestFor(kGigabyte);
   request.context = 5000;
   EXPECT_THAT(fails(request), AllOf(HasSubstr("5000"), HasSubstr("4096")));
-  request = Request(kGigabyte);
+  request = RequestFor(kGigabyte);
   request.concurrency = 0;
   EXPECT_THAT(fails(request), HasSubstr("concurrency is 0"));
-  request = Request(kGigabyte);
+  request = RequestFor(kGigabyte);
   request.model = "/no/such/folder";
   EXPECT_EQ(PlanModel(request, Rules()).status().code(), absl::StatusCode::kNotFound);
 }

@@ -33,7 +33,9 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
   stats.prefix_cache_hits = 4;
   MemoryAccount memory;
   memory.Add(MemoryComponent::kWeights, 123);
-  const std::string page = metrics.Render(stats, &memory);
+  MemoryPlan plan;
+  plan.bytes[static_cast<size_t>(MemoryComponent::kKvCache)] = 4096;
+  const std::string page = metrics.Render(stats, &memory, &plan);
   const std::string labels = "{model_name=\"m\",profile=\"nf4-dq\"}";
   for (const std::string& line : {
            "quantd_num_requests_running" + labels + " 2",
@@ -45,6 +47,8 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
            std::string("# TYPE quantd_time_to_first_token_seconds histogram"),
            std::string("quantd_memory_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
                        "\"weights\"} 123"),
+           std::string("quantd_memory_plan_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
+                       "\"kv_cache\"} 4096"),
            std::string("quantd_time_to_first_token_seconds_bucket{model_name=\"m\",profile=\"nf4-"
                        "dq\",le=\"0.001\"} 0"),
            std::string("quantd_time_to_first_token_seconds_bucket{model_name=\"m\",profile=\"nf4-"

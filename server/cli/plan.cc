@@ -1,0 +1,218 @@
+// quantd plan: what every profile takes on a model and a device, and which to choose, as a table or
+// JSON.
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engine/plan/bytes_text.h"
+#include "engine/plan/model_plan.h"
+#include "kernels/status.h"
+#include "server/backends.h"
+#include "server/cli/commands.h"
+#include "server/host_bandwidth.h"
+#include "server/sizes.h"
+
+namespace quantd {
+namespace {
+
+struct PlanFlags {
+  std::string model;
+  std::string memory;
+  std::string bandwidth;
+  std::string goal;
+  std::string profile;
+  std::string rules;
+  std::string backend = "auto";
+  int64_t context = 0;
+  int64_t concurrency = 1;
+  bool json = false;
+};
+
+nlohmann::json ToJson(const ProfilePlan& p, bool known_memory, bool known_bandwidth) {
+  nlohmann::json out = {{"name", p.name}, {"loadable", p.planned && p.refusal.empty()}};
+  if (!p.refusal.empty()) out["refusal"] = p.refusal;
+  if (!p.planned) return out;
+  const MemoryPlan& m = p.memory;
+  nlohmann::json components;
+  for (int i = 0; i < kNumMemoryComponents; ++i) {
+    const auto component = static_cast<MemoryComponent>(i);
+    components[std::string(ToString(component))] = m.of(component);
+  }
+  out["bytes"] = {{"weights", m.weights()},
+                  {"kv_per_token", m.kv_bytes_per_token},
+                  {"workspace", m.workspace()},
+                  {"load_peak_host", m.load_peak_host},
+                  {"load_peak_device", m.load_peak_device},
+                  {"total", m.total()},
+                  {"components", components}};
+  out["fits"] = p.fits;
+  out["max_kv_tokens"] = known_memory ? nlohmann::json(p.max_kv_tokens) : nlohmann::json();
+  out["max_requests"] = known_memory ? nlohmann::json(p.max_requests) : nlohmann::json();
+  out["roofline_tokens_per_second"] =
+      known_bandwidth ? nlohmann::json(p.tokens_per_second) : nlohmann::json();
+  out["roofline_tokens_per_second_concurrent"] =
+      known_bandwidth ? nlohmann::json(p.tokens_per_second_concurrent) : nlohmann::json();
+  out["trainable_with_peft"] = p.trainable_with_peft;
+  out["quality"] = nullptr;
+  if (p.claimed_quality) {
+    out["quality"] = {{"retention_low", p.claimed_quality->low},
+                      {"retention_high", p.claimed_quality->high},
+                      {"measured", false}};
+  }
+  return out;
+}
+
+nlohmann::json ToJson(const ModelPlan& plan, const PlanFlags& flags, double bandwidth) {
+  nlohmann::json profiles = nlohmann::json::array();
+  for (const ProfilePlan& p : plan.profiles) {
+    profiles.push_back(ToJson(p, plan.memory_bytes > 0, bandwidth > 0));
+  }
+  const auto known = [](bool is, nlohmann::json value) { return is ? value : nlohmann::json(); };
+  return {{"model", flags.model},
+          {"architecture", plan.spec.architecture},
+          {"parameters", plan.parameters},
+          {"quantization", plan.quantization},
+          {"memory_bytes", known(plan.memory_bytes > 0, plan.memory_bytes)},
+          {"usable_bytes", known(plan.memory_bytes > 0, plan.usable_bytes)},
+          {"bytes_per_second", known(bandwidth > 0, bandwidth)},
+          {"context", plan.context},
+          {"concurrency", plan.concurrency},
+          {"goal", plan.goal},
+          {"profiles", profiles},
+          {"recommended", known(!plan.recommended.empty(), plan.recommended)},
+          {"runner_up", known(!plan.runner_up.empty(), plan.runner_up)},
+          {"reasons", plan.reasons}};
+}
+
+std::string Quality(const ProfilePlan& p) {
+  if (!p.claimed_quality) return "?";
+  const double low = 100 * p.claimed_quality->low, high = 100 * p.claimed_quality->high;
+  return low == high ? fmt::format("{:.0f}%", low) : fmt::format("{:.0f}-{:.0f}%", low, high);
+}
+
+void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
+  fmt::print("{}, {:.4g} B parameters, quantization {}\n", plan.spec.architecture,
+             static_cast<double>(plan.parameters) * 1e-9, plan.quantization);
+  fmt::print("{}{}; {} request{} of {} tokens\n",
+             plan.memory_bytes == 0
+                 ? std::string("memory not known")
+                 : fmt::format("memory {}, of which {} may be taken", BytesText(plan.memory_bytes),
+                               BytesText(plan.usable_bytes)),
+             device.bytes_per_second == 0
+                 ? ", bandwidth not known"
+                 : fmt::format(", {:.4g} GB/s", device.bytes_per_second * 1e-9),
+             plan.concurrency, plan.concurrency == 1 ? "" : "s", plan.context);
+  fmt::print("\n{:<20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>5} {:>9} {:>9} {:>9} {:>8} {:>5}\n",
+             "profile", "weights", "KV/token", "workspace", "load peak", "total", "fits",
+             "requests", "tok/s: 1", fmt::format("{}", plan.concurrency), "claimed", "PEFT");
+  for (const ProfilePlan& p : plan.profiles) {
+    if (!p.planned) {
+      fmt::print("{:<20} {}\n", p.name, p.refusal);
+      continue;
+    }
+    const MemoryPlan& m = p.memory;
+    const auto rate = [&](double value) {
+      return device.bytes_per_second == 0 ? std::string("?") : fmt::format("{:.0f}", value);
+    };
+    fmt::print(
+        "{:<20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>5} {:>9} {:>9} {:>9} {:>8} {:>5}{}\n", p.name,
+        BytesText(m.weights()),
+        fmt::format("{:.1f} kB", static_cast<double>(m.kv_bytes_per_token) * 1e-3),
+        BytesText(m.workspace()),
+        BytesText(device.backend == PlanBackend::kCuda ? m.load_peak_device : m.load_peak_host),
+        BytesText(m.total()), p.fits ? "yes" : "no",
+        plan.memory_bytes == 0 ? std::string("?") : fmt::format("{}", p.max_requests),
+        rate(p.tokens_per_second), rate(p.tokens_per_second_concurrent), Quality(p),
+        p.trainable_with_peft ? "yes" : "no",
+        p.refusal.empty() ? "" : "  (needs a full-precision checkpoint)");
+  }
+  fmt::print(
+      "\ntok/s: what the bandwidth allows at most. claimed: quality commonly claimed, of that in "
+      "16 "
+      "bits; not measured.\n\n");
+  if (plan.recommended.empty()) {
+    fmt::print("recommended: none\n");
+  } else {
+    fmt::print("recommended: {}\n", plan.recommended);
+  }
+  for (const std::string& reason : plan.reasons) fmt::print("  - {}\n", reason);
+}
+
+// The device of this machine, or, where its memory is given, a GPU with so much.
+absl::StatusOr<PlanDevice> DeviceOf(const PlanFlags& flags) {
+  PlanDevice device;
+  BackendOptions options;
+  options.name = flags.backend;
+  const bool elsewhere =
+      !flags.memory.empty() && (flags.backend == "auto" || flags.backend == "cuda");
+  if (elsewhere) {
+    device.backend = PlanBackend::kCuda;
+  } else {
+    ASSIGN_OR_RETURN(const auto backend, CreateBackend(options));
+    device = PlanDeviceOf(*backend, options);
+  }
+  if (!flags.memory.empty()) {
+    const auto bytes = ParseBytes(flags.memory);
+    if (!bytes || *bytes == 0) {
+      return InvalidArgument("--memory \"{}\": not a size like 16GB, 24GiB", flags.memory);
+    }
+    device.memory_bytes = *bytes;
+  }
+  if (!flags.bandwidth.empty()) {
+    const auto rate = ParseBytesPerSecond(flags.bandwidth);
+    if (!rate || *rate == 0) {
+      return InvalidArgument("--bandwidth \"{}\": not a rate like 3.35TB/s, 50GB/s",
+                             flags.bandwidth);
+    }
+    device.bytes_per_second = *rate;
+  } else if (device.backend == PlanBackend::kCpu) {
+    device.bytes_per_second = MeasureHostBandwidth(device.threads);
+  }
+  return device;
+}
+
+absl::Status RunPlan(const PlanFlags& flags) {
+  ASSIGN_OR_RETURN(const SelectionRules rules, LoadSelectionRules(flags.rules));
+  PlanRequest request;
+  ASSIGN_OR_RETURN(request.device, DeviceOf(flags));
+  request.model = flags.model;
+  request.context = flags.context;
+  request.concurrency = flags.concurrency;
+  request.goal = flags.goal;
+  request.profile = flags.profile;
+  ASSIGN_OR_RETURN(const ModelPlan plan, PlanModel(request, rules));
+  if (flags.json) {
+    fmt::print("{}\n", ToJson(plan, flags, request.device.bytes_per_second).dump(2));
+  } else {
+    PrintTable(plan, request.device);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddPlan(CLI::App& app, Run* run) {
+  auto flags = std::make_shared<PlanFlags>();
+  CLI::App* cmd = app.add_subcommand(
+      "plan", "Say what each profile would take, before loading, and which one to choose");
+  cmd->add_option("model,--model", flags->model, "Model folder, or a config.json alone")
+      ->required();
+  cmd->add_option("--memory", flags->memory,
+                  "Of the device, like 16GB or 24GiB: a GPU's, unless --backend is cpu or ref. "
+                  "Without it: what this machine has free");
+  cmd->add_option("--context", flags->context,
+                  "Tokens of a request, prompt and answer; 0: the model's, at most 4096");
+  cmd->add_option("--concurrency", flags->concurrency, "Requests at once");
+  cmd->add_option("--goal", flags->goal,
+                  "production, limited-vram, best-quality, qlora or research; empty: by memory and "
+                  "parameters");
+  cmd->add_option("--bandwidth", flags->bandwidth,
+                  "Of the device's memory, like 3.35TB/s; without it cpu is measured");
+  cmd->add_option("--backend", flags->backend, "auto, cuda, cpu or ref");
+  cmd->add_option("--profile", flags->profile, "One more profile: a YAML file");
+  cmd->add_option("--rules", flags->rules, "Rules of choice instead of configs/selection.yaml");
+  cmd->add_flag("--json", flags->json, "JSON instead of a table");
+  cmd->callback([flags, run] { *run = [flags] { return RunPlan(*flags); }; });
+}
+
+}  // namespace quantd
