@@ -66,8 +66,8 @@ absl::StatusOr<Subject> ReadSubject(const std::filesystem::path& model) {
   }
   if (s.prequantized && s.checkpoint == nullptr) {
     return NotFound(
-        "{}: config.json says {}, and what that takes is in the headers of its *.safetensors, "
-        "which are not there",
+        "{}: the checkpoint is quantized ({}), and what that takes is in the headers of its "
+        "*.safetensors: give the folder that has them",
         model.string(), Describe(*s.prequantized));
   }
   return s;

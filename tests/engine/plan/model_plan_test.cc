@@ -194,6 +194,9 @@ TEST(ModelPlan, BadRequestsNameWhatIsAllowed) {
   request = RequestFor(kGigabyte);
   request.model = "/no/such/folder";
   EXPECT_EQ(PlanModel(request, Rules()).status().code(), absl::StatusCode::kNotFound);
+  request.model = QUANTD_TEST_DATA "/models/gptq4_sym/config.json";
+  EXPECT_THAT(std::string(PlanModel(request, Rules()).status().message()),
+              AllOf(HasSubstr("quantized (gptq"), HasSubstr("give the folder")));
 }
 
 TEST(SelectionRules, FaultsAreAllNamed) {
