@@ -37,8 +37,9 @@ struct EngineOptions {
 /// and logprobs of prompts take them, as many as there are, and do without.
 inline constexpr int32_t kExtraLogitRows = 16;
 
-/// Blocks of the KV cache that `options` ask for, without the reserved one, of a model with contexts
-/// of `max_model_len` and `bytes_per_token`. INVALID_ARGUMENT when kv_cache_bytes are too few.
+/// Blocks of the KV cache that `options` ask for, without the reserved one, of a model with
+/// contexts of `max_model_len` and `bytes_per_token`. INVALID_ARGUMENT when kv_cache_bytes are too
+/// few.
 absl::StatusOr<int32_t> KvBlocksFor(const EngineOptions& options, int64_t max_model_len,
                                     int64_t bytes_per_token);
 
