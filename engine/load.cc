@@ -47,7 +47,8 @@ absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const LoadOptions& optio
   ASSIGN_OR_RETURN(loaded.spec, ReadDecoderSpec(options.model_dir));
   ASSIGN_OR_RETURN(loaded.defaults, ReadGenerationDefaults(options.model_dir));
   ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options.model_dir));
-  ASSIGN_OR_RETURN(const QuantProfile profile, EffectiveProfile(options.profile, options.profile_given, prequantized));
+  ASSIGN_OR_RETURN(const QuantProfile profile,
+                   EffectiveProfile(options.profile, options.profile_given, prequantized));
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model_dir));
 
   WeightLoaderOptions loader;

@@ -144,9 +144,9 @@ void AddSubclass(CheckpointBuilder& file, const Subclass& s) {
 
 std::string ConfigFor(const Subclass& s) {
   return TorchaoConfigText(s.type == "Int8Tensor"     ? "Int8WeightOnlyConfig"
-                    : s.type == "Float8Tensor" ? "Float8WeightOnlyConfig"
-                    : s.type == "Int4Tensor"   ? "Int4WeightOnlyConfig"
-                                               : "IntxWeightOnlyConfig");
+                           : s.type == "Float8Tensor" ? "Float8WeightOnlyConfig"
+                           : s.type == "Int4Tensor"   ? "Int4WeightOnlyConfig"
+                                                      : "IntxWeightOnlyConfig");
 }
 
 TEST(TorchAo, FixturesDequantizeToTheLibrarysBits) {
