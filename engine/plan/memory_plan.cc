@@ -134,12 +134,7 @@ MemoryPlan PlanMemory(const DecoderSpec& spec, const ExpectedWeights& expected,
   Planner planner(device);
   planner.Add({&weights.embedding, 1}, MemoryComponent::kEmbedding);
   for (const auto& group : weights.groups) {
-    for (size_t first = 0; first < group.size();) {
-      size_t last = first + 1;
-      while (last < group.size() && CanFuse(group[first], group[last])) ++last;
-      planner.Add({group.data() + first, last - first}, MemoryComponent::kWeights);
-      first = last;
-    }
+    for (const auto run : FusedRuns(group)) planner.Add(run, MemoryComponent::kWeights);
   }
   if (weights.head) planner.Add({&*weights.head, 1}, MemoryComponent::kHead);
   for (const ExpectedVector& v : expected.vectors) planner.Vector(v.size);

@@ -16,14 +16,10 @@ template <typename Body>
 void ForWeights(const DecoderSpec& spec, const WeightsPlan& plan, const PlanLimits& limits,
                 const Body& body) {
   for (const auto& group : plan.groups) {
-    for (size_t first = 0; first < group.size();) {
-      int64_t n = group[first].shape.n;
-      size_t last = first + 1;
-      for (; last < group.size() && CanFuse(group[first], group[last]); ++last) {
-        n += group[last].shape.n;
-      }
-      body(group[first], n, limits.max_num_batched_tokens);
-      first = last;
+    for (const auto run : FusedRuns(group)) {
+      int64_t n = 0;
+      for (const ModulePlan& w : run) n += w.shape.n;
+      body(run.front(), n, limits.max_num_batched_tokens);
     }
   }
   body(plan.head ? *plan.head : plan.embedding, spec.vocab_size, limits.max_logit_rows);

@@ -85,13 +85,9 @@ class Packer {
   absl::StatusOr<LoadedGroup> PackGroup(const std::vector<ModulePlan>& modules,
                                         MemoryComponent component) {
     LoadedGroup parts;
-    for (size_t first = 0; first < modules.size();) {
-      size_t last = first + 1;
-      while (last < modules.size() && CanFuse(modules[first], modules[last])) ++last;
-      ASSIGN_OR_RETURN(LoadedLinear part,
-                       PackFused({modules.data() + first, last - first}, component));
+    for (const std::span<const ModulePlan> run : FusedRuns(modules)) {
+      ASSIGN_OR_RETURN(LoadedLinear part, PackFused(run, component));
       parts.push_back(std::move(part));
-      first = last;
     }
     return parts;
   }

@@ -12,6 +12,11 @@ bool IsFloat(StoredDType t) {
   return t == StoredDType::kF32 || t == StoredDType::kF16 || t == StoredDType::kBF16;
 }
 
+bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
+  return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
+         a.bias.empty() == b.bias.empty();
+}
+
 class Planner {
  public:
   /// Without a checkpoint, one of `stored` floats is supposed.
@@ -231,9 +236,15 @@ absl::StatusOr<WeightsPlan> PlanWeightsOnLoad(const ExpectedWeights& expected, D
   return Planner(nullptr, stored, expected, options).Run();
 }
 
-bool CanFuse(const ModulePlan& a, const ModulePlan& b) {
-  return a.format == b.format && a.activation == b.activation && a.columns == b.columns &&
-         a.bias.empty() == b.bias.empty();
+std::vector<std::span<const ModulePlan>> FusedRuns(std::span<const ModulePlan> group) {
+  std::vector<std::span<const ModulePlan>> runs;
+  for (size_t first = 0; first < group.size();) {
+    size_t last = first + 1;
+    while (last < group.size() && CanFuse(group[first], group[last])) ++last;
+    runs.push_back(group.subspan(first, last - first));
+    first = last;
+  }
+  return runs;
 }
 
 }  // namespace quantd

@@ -5,6 +5,8 @@
 // bytes), so a wrong folder is refused before anything is allocated. Pure function.
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,8 +49,8 @@ absl::StatusOr<WeightsPlan> PlanWeights(const Checkpoint& checkpoint,
 absl::StatusOr<WeightsPlan> PlanWeightsOnLoad(const ExpectedWeights& expected, DType stored,
                                               const WeightLoaderOptions& options);
 
-/// Neighbours of a group share a weight where the bytes mean the same and inputs are treated the
-/// same.
-bool CanFuse(const ModulePlan& a, const ModulePlan& b);
+/// The modules of `group` that become one weight each: neighbours whose bytes mean the same and
+/// whose inputs are treated the same. Views of `group`, in order.
+std::vector<std::span<const ModulePlan>> FusedRuns(std::span<const ModulePlan> group);
 
 }  // namespace quantd
