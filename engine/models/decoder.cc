@@ -103,6 +103,16 @@ absl::Status Decoder::Allocate() {
   return absl::OkStatus();
 }
 
+std::vector<const LoadedLinear*> Decoder::linears() const {
+  std::vector<const LoadedLinear*> out;
+  for (const LoadedGroup& group : weights_.groups) {
+    for (const LoadedLinear& part : group) out.push_back(&part);
+  }
+  for (const LoadedLinear& part : weights_.head) out.push_back(&part);
+  if (weights_.head.empty()) out.push_back(&weights_.embedding);  // tied
+  return out;
+}
+
 // The parts of a group write neighbouring columns of `y`, so a split group needs no other code.
 void Decoder::Apply(const LoadedGroup& group, TensorView x, TensorView y,
                     const LinearObserver* observer) {

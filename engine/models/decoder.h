@@ -35,6 +35,7 @@ class Decoder : public Model {
   DType compute_dtype() const override { return options_.compute_dtype; }
   int64_t max_rows() const override { return options_.max_rows; }
   int64_t max_logit_rows() const override { return options_.max_logit_rows; }
+  std::vector<const LoadedLinear*> linears() const override;
   void Forward(const Batch& batch, const KvCache& kv, TensorView logits,
                const LinearObserver* observer) override;
 

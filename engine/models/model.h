@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "engine/kv_cache.h"
 #include "engine/models/decoder_spec.h"
@@ -18,6 +19,8 @@ struct Batch {
   std::span<const int32_t> logit_rows;  // [num_logits] rows whose logits are wanted
   AttentionBatch attention;             // positions, slots, seq_of_row: [rows]
 };
+
+struct LoadedLinear;
 
 /// Called after a Linear with its input and output, for calibration and error measurement.
 using LinearObserver =
@@ -33,6 +36,9 @@ class Model {
   virtual int64_t max_rows() const = 0;
   /// Most rows of logits one Forward makes.
   virtual int64_t max_logit_rows() const { return max_rows(); }
+
+  /// The weights that Forward multiplies with, in its order, for measuring them by themselves.
+  virtual std::vector<const LoadedLinear*> linears() const { return {}; }
 
   /// logits [num_logits, vocab] f32 = the decoder over `batch`, whose K and V go to `kv`.
   /// Engine thread only. No allocation.

@@ -162,6 +162,7 @@ class ModelPlanner {
   ProfilePlan& NewLine(const std::string& name, const QuantProfile& profile) {
     ProfilePlan& line = plan_.profiles.emplace_back();
     line.name = name;
+    line.hash = profile.Hash();
     const MethodOptions& method = profile.quantization;
     line.trainable_with_peft = method.is_none() || MethodOf(method).trainable_with_peft(method);
     if (const auto it = rules_.claimed_quality.find(name); it != rules_.claimed_quality.end()) {

@@ -29,9 +29,17 @@ struct PlanRequest {
   std::string profile;      // one more than the built-in ones: a file; may be empty
 };
 
+/// By `quantd eval`, of this checkpoint: see measured_quality.h.
+struct MeasuredQuality {
+  double retention = 0.0;           // 16-bit perplexity / the profile's
+  std::optional<double> low, high;  // of its 95 % interval
+  std::optional<double> kl_mean;    // nats a token
+};
+
 /// One profile's line.
 struct ProfilePlan {
   std::string name;
+  std::string hash;           // QuantProfile::Hash
   std::string refusal;        // why it cannot be loaded from this checkpoint; empty: it can
   bool planned = false;       // false: it does not suit the model, and nothing below is known
   MemoryPlan memory;          // with KV for `concurrency` requests of `context` tokens
@@ -44,6 +52,7 @@ struct ProfilePlan {
   double tokens_per_second_concurrent = 0;
   bool trainable_with_peft = false;
   std::optional<QualityRange> claimed_quality;
+  std::optional<MeasuredQuality> measured_quality;
 };
 
 struct ModelPlan {

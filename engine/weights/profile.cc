@@ -6,6 +6,7 @@
 
 #include "engine/weights/built_in_profiles.h"
 #include "engine/weights/files.h"
+#include "engine/weights/fnv.h"
 #include "engine/weights/methods/method.h"
 #include "engine/weights/module_match.h"
 #include "kernels/status.h"
@@ -131,10 +132,9 @@ std::string QuantProfile::ToYaml() const {
 }
 
 std::string QuantProfile::Hash() const {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a, 64 bits
-  for (const char c : BodyYaml(*this))
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return fmt::format("{:016x}", hash);
+  Fnv64 hash;
+  hash.Add(std::string_view(BodyYaml(*this)));
+  return hash.Hex();
 }
 
 std::vector<std::string> BuiltInProfiles() {

@@ -2,11 +2,11 @@
 // implementation. Works on the Model itself, without the engine: one sequence at a time, in chunks.
 #include <algorithm>
 #include <memory>
-#include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "engine/kv_cache.h"
+#include "engine/sequence_runner.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/status.h"
 #include "server/cli/backend_flags.h"
@@ -19,7 +19,6 @@ namespace quantd {
 namespace {
 
 constexpr int32_t kChunk = 64;  // rows of one Forward; all of them give logits
-constexpr int32_t kBlockSize = 16;
 
 struct LogitsFlags {
   std::string model;
@@ -34,67 +33,17 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokens(const std::string& 
   return IdListsFromJson(text, path);
 }
 
-// An int32 array in backend memory.
-class DeviceInts {
- public:
-  static absl::StatusOr<DeviceInts> Create(Backend& backend, size_t count) {
-    DeviceInts out;
-    out.backend_ = &backend;
-    ASSIGN_OR_RETURN(out.buffer_,
-                     backend.Allocate(count * sizeof(int32_t), MemoryComponent::kWorkspace));
-    return out;
+// Logits [tokens, vocab] of one sequence.
+absl::StatusOr<std::vector<float>> Evaluate(SequenceRunner& runner, std::span<const int32_t> ids) {
+  std::vector<float> out;
+  runner.Restart();
+  while (!ids.empty()) {
+    const auto step = ids.first(std::min(ids.size(), static_cast<size_t>(runner.max_rows())));
+    ASSIGN_OR_RETURN(const std::span<const float> logits, runner.Append(step));
+    out.insert(out.end(), logits.begin(), logits.end());
+    ids = ids.subspan(step.size());
   }
-  std::span<const int32_t> Set(const std::vector<int32_t>& values) {
-    backend_->Upload(values.data(), values.size() * sizeof(int32_t), buffer_.data());
-    return {buffer_.as<int32_t>(), values.size()};
-  }
-
- private:
-  Backend* backend_ = nullptr;
-  Buffer buffer_;
-};
-
-std::vector<int32_t> Iota(int32_t first, int32_t count) {
-  std::vector<int32_t> out(static_cast<size_t>(count));
-  std::iota(out.begin(), out.end(), first);
   return out;
-}
-
-// Logits [tokens, vocab] of one sequence, appended to `*out`.
-absl::Status Evaluate(Backend& backend, const LoadedModel& loaded, const std::vector<int32_t>& ids,
-                      std::vector<float>* out) {
-  const int32_t length = static_cast<int32_t>(ids.size());
-  const int32_t blocks = (length + kBlockSize - 1) / kBlockSize;
-  const int64_t vocab = loaded.spec.vocab_size;
-  ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> kv,
-                   KvCache::Create(backend, loaded.spec, loaded.kv_dtype, blocks + 1, kBlockSize));
-  ASSIGN_OR_RETURN(DeviceInts tokens, DeviceInts::Create(backend, kChunk));
-  ASSIGN_OR_RETURN(DeviceInts positions, DeviceInts::Create(backend, kChunk));
-  ASSIGN_OR_RETURN(DeviceInts slots, DeviceInts::Create(backend, kChunk));
-  ASSIGN_OR_RETURN(DeviceInts sequences, DeviceInts::Create(backend, kChunk));
-  ASSIGN_OR_RETURN(DeviceInts rows, DeviceInts::Create(backend, kChunk));
-  ASSIGN_OR_RETURN(DeviceInts table, DeviceInts::Create(backend, static_cast<size_t>(blocks)));
-  ASSIGN_OR_RETURN(const Buffer logits,
-                   backend.Allocate(static_cast<size_t>(kChunk * vocab) * sizeof(float),
-                                    MemoryComponent::kWorkspace));
-  Batch batch;
-  batch.attention.num_seqs = 1;
-  batch.attention.max_blocks = blocks;
-  batch.attention.block_tables = table.Set(Iota(1, blocks));  // block 0 is reserved
-  for (int32_t first = 0; first < length; first += kChunk) {
-    const int32_t count = std::min(kChunk, length - first);
-    batch.token_ids = tokens.Set({ids.begin() + first, ids.begin() + first + count});
-    batch.logit_rows = rows.Set(Iota(0, count));
-    batch.attention.positions = positions.Set(Iota(first, count));
-    batch.attention.slots = slots.Set(Iota(kBlockSize + first, count));
-    batch.attention.seq_of_row = sequences.Set(std::vector<int32_t>(static_cast<size_t>(count), 0));
-    loaded.model->Forward(batch, *kv, TensorView(DType::kF32, logits.data(), count, vocab));
-    RETURN_IF_ERROR(backend.Synchronize());
-    const size_t values = static_cast<size_t>(count * vocab);
-    out->resize(out->size() + values);
-    backend.Download(logits.data(), values * sizeof(float), out->data() + out->size() - values);
-  }
-  return absl::OkStatus();
 }
 
 absl::Status RunLogits(const LogitsFlags& flags) {
@@ -110,6 +59,7 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   const DecoderSpec& spec = opened.loaded.spec;
   std::vector<std::vector<float>> logits(sequences.size());
   std::vector<NamedTensor> tensors;
+  int64_t longest = 1;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const std::vector<int32_t>& ids = sequences[i];
     if (static_cast<int64_t>(ids.size()) > spec.max_position_embeddings) {
@@ -122,10 +72,15 @@ absl::Status RunLogits(const LogitsFlags& flags) {
                                spec.vocab_size);
       }
     }
-    RETURN_IF_ERROR(Evaluate(*opened.backend, opened.loaded, ids, &logits[i]));
+    longest = std::max(longest, static_cast<int64_t>(ids.size()));
+  }
+  ASSIGN_OR_RETURN(const auto runner, SequenceRunner::Create(*opened.backend, *opened.loaded.model,
+                                                             opened.loaded.kv_dtype, longest));
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    ASSIGN_OR_RETURN(logits[i], Evaluate(*runner, sequences[i]));
     NamedTensor tensor;
     tensor.name = sequences.size() == 1 ? "logits" : fmt::format("logits.{}", i);
-    tensor.shape = {static_cast<int64_t>(ids.size()), spec.vocab_size};
+    tensor.shape = {static_cast<int64_t>(sequences[i].size()), spec.vocab_size};
     tensor.data = std::as_bytes(std::span(logits[i]));
     tensors.push_back(std::move(tensor));
   }

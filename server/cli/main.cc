@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   quantd::Run run;
   for (const auto add : {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits,
-                         quantd::AddTokenize, quantd::AddInspect, quantd::AddPlan,
+                         quantd::AddTokenize, quantd::AddInspect, quantd::AddPlan, quantd::AddEval,
                          quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
     add(app, &run);
   }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "engine/plan/bytes_text.h"
+#include "engine/plan/measured_quality.h"
 #include "engine/plan/model_plan.h"
 #include "kernels/status.h"
 #include "server/backends.h"
@@ -22,6 +23,7 @@ struct PlanFlags {
   std::string goal;
   std::string profile;
   std::string rules;
+  std::string quality;
   std::string backend = "auto";
   int64_t context = 0;
   int64_t concurrency = 1;
@@ -54,7 +56,17 @@ nlohmann::json ToJson(const ProfilePlan& p, bool known_memory, bool known_bandwi
       known_bandwidth ? nlohmann::json(p.tokens_per_second_concurrent) : nlohmann::json();
   out["trainable_with_peft"] = p.trainable_with_peft;
   out["quality"] = nullptr;
-  if (p.claimed_quality) {
+  if (p.measured_quality) {
+    const MeasuredQuality& q = *p.measured_quality;
+    const auto known = [](std::optional<double> v) {
+      return v ? nlohmann::json(*v) : nlohmann::json();
+    };
+    out["quality"] = {{"retention", q.retention},
+                      {"retention_low", known(q.low)},
+                      {"retention_high", known(q.high)},
+                      {"kl_mean", known(q.kl_mean)},
+                      {"measured", true}};
+  } else if (p.claimed_quality) {
     out["quality"] = {{"retention_low", p.claimed_quality->low},
                       {"retention_high", p.claimed_quality->high},
                       {"measured", false}};
@@ -85,9 +97,10 @@ nlohmann::json ToJson(const ModelPlan& plan, const PlanFlags& flags, double band
 }
 
 std::string Quality(const ProfilePlan& p) {
+  if (p.measured_quality) return fmt::format("{:.2f}%", 100 * p.measured_quality->retention);
   if (!p.claimed_quality) return "?";
   const double low = 100 * p.claimed_quality->low, high = 100 * p.claimed_quality->high;
-  return low == high ? fmt::format("{:.0f}%", low) : fmt::format("{:.0f}-{:.0f}%", low, high);
+  return low == high ? fmt::format("~{:.0f}%", low) : fmt::format("~{:.0f}-{:.0f}%", low, high);
 }
 
 void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
@@ -104,7 +117,7 @@ void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
              plan.concurrency, plan.concurrency == 1 ? "" : "s", plan.context);
   fmt::print("\n{:<20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>5} {:>9} {:>9} {:>9} {:>8} {:>5}\n",
              "profile", "weights", "KV/token", "workspace", "load peak", "total", "fits",
-             "requests", "tok/s: 1", fmt::format("{}", plan.concurrency), "claimed", "PEFT");
+             "requests", "tok/s: 1", fmt::format("{}", plan.concurrency), "quality", "PEFT");
   for (const ProfilePlan& p : plan.profiles) {
     if (!p.planned) {
       fmt::print("{:<20} {}\n", p.name, p.refusal);
@@ -127,9 +140,8 @@ void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
         p.refusal.empty() ? "" : "  (needs a full-precision checkpoint)");
   }
   fmt::print(
-      "\ntok/s: what the bandwidth allows at most. claimed: quality commonly claimed, of that in "
-      "16 "
-      "bits; not measured.\n\n");
+      "\ntok/s: what the bandwidth allows at most. quality: of that in 16 bits, measured by quantd "
+      "eval; with a ~ only commonly claimed.\n\n");
   if (plan.recommended.empty()) {
     fmt::print("recommended: none\n");
   } else {
@@ -180,7 +192,8 @@ absl::Status RunPlan(const PlanFlags& flags) {
   request.concurrency = flags.concurrency;
   request.goal = flags.goal;
   request.profile = flags.profile;
-  ASSIGN_OR_RETURN(const ModelPlan plan, PlanModel(request, rules));
+  ASSIGN_OR_RETURN(ModelPlan plan, PlanModel(request, rules));
+  RETURN_IF_ERROR(AddMeasuredQuality(flags.model, flags.quality, &plan));
   if (flags.json) {
     fmt::print("{}\n", ToJson(plan, flags, request.device.bytes_per_second).dump(2));
   } else {
@@ -211,6 +224,9 @@ void AddPlan(CLI::App& app, Run* run) {
   cmd->add_option("--backend", flags->backend, "auto, cuda, cpu or ref");
   cmd->add_option("--profile", flags->profile, "One more profile: a YAML file");
   cmd->add_option("--rules", flags->rules, "Rules of choice instead of configs/selection.yaml");
+  cmd->add_option(
+      "--quality", flags->quality,
+      "Report (.json) of quantd eval; without it quantd-eval.json in the model's folder");
   cmd->add_flag("--json", flags->json, "JSON instead of a table");
   cmd->callback([flags, run] { *run = [flags] { return RunPlan(*flags); }; });
 }

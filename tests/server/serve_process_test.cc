@@ -332,7 +332,8 @@ struct Load {
 };
 
 TEST(ServeProcess, SigtermUnderLoadFinishesWhatRunsAndExitsWithZero) {
-  ServerProcess server({"timeouts.pre_drain_seconds=0.2"});
+  // TSan needs longer for these tokens than the default of 30 s.
+  ServerProcess server({"timeouts.pre_drain_seconds=0.2", "timeouts.drain_seconds=300"});
   ASSERT_TRUE(server.ready());
   Load load(server.grpc(), 8, 300);
   ASSERT_TRUE(Eventually([&] { return load.started == 8; }));

@@ -1,0 +1,267 @@
+#include "server/evaluate_profiles.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "engine/eval/eval_journal.h"
+#include "engine/eval/eval_summary.h"
+#include "engine/eval/eval_text.h"
+#include "engine/eval/evaluator.h"
+#include "engine/weights/fingerprint.h"
+#include "engine/weights/profile.h"
+#include "engine/weights/quantization_options.h"
+#include "kernels/ceil_div.h"
+#include "kernels/status.h"
+#include "server/open_model.h"
+#include "server/read_input.h"
+#include "server/version.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kDefaultContext = 2048;
+constexpr int32_t kStepTokens = 128;
+constexpr char kCheckpoint[] = "checkpoint";  // the name of a quantized checkpoint as it is
+
+std::string UtcDate() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d", &utc));
+}
+
+class ProfileEvaluation {
+ public:
+  ProfileEvaluation(const EvaluateOptions& options,
+                    std::function<void(const EvaluateProgress&)> on_progress)
+      : options_(options), on_progress_(std::move(on_progress)) {}
+
+  absl::StatusOr<EvalReport> Run() {
+    RETURN_IF_ERROR(ReadModel());
+    RETURN_IF_ERROR(ReadText());
+    RETURN_IF_ERROR(OpenReference());
+    ASSIGN_OR_RETURN(journal_, EvalJournal::Open(options_.journal, Identity()));
+    for (size_t i = 0; i < profiles_.size(); ++i) {
+      progress_.profile = profiles_[i];
+      progress_.profile_index = i;
+      absl::StatusOr<ProfileResult> result = MeasureProfile(profiles_[i]);
+      if (!result.ok()) {
+        const absl::Status refusal = result.status();
+        if (absl::IsUnavailable(refusal)) return refusal;  // the journal, the device
+        result = ProfileResult();
+        result->refusal = Message(refusal);
+      }
+      result->facts.name = profiles_[i];
+      report_.profiles.push_back(*std::move(result));
+    }
+    std::stable_sort(report_.profiles.begin(), report_.profiles.end(),
+                     [](const ProfileResult& a, const ProfileResult& b) {
+                       return a.facts.resident_bytes > b.facts.resident_bytes;
+                     });
+    report_.date = UtcDate();
+    return std::move(report_);
+  }
+
+ private:
+  absl::Status ReadModel() {
+    std::error_code error;
+    for (const std::string& folder : {options_.model, options_.reference_model}) {
+      if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
+        return NotFound("model: {} is not a folder", folder);
+      }
+    }
+    ASSIGN_OR_RETURN(spec_, ReadDecoderSpec(options_.model));
+    ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options_.model));
+    ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.model));
+    if (tokenizer_->vocab_size() > spec_.vocab_size) {
+      return DataLoss("{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}",
+                      options_.model, tokenizer_->vocab_size() - 1, spec_.vocab_size);
+    }
+    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options_.model));
+    report_.fingerprint = CheckpointFingerprint(*checkpoint);
+    report_.version = kVersion;
+    report_.model = options_.model;
+    report_.architecture = spec_.architecture;
+
+    profiles_ = options_.profiles;
+    if (profiles_.empty()) {
+      profiles_ = prequantized ? std::vector<std::string>{kCheckpoint} : BuiltInProfiles();
+    }
+    progress_.num_profiles = profiles_.size();
+    reference_model_ = options_.reference_model.empty() ? options_.model : options_.reference_model;
+    reference_ = options_.reference;
+    if (reference_ == kNoReference) {
+      reference_.clear();
+    } else if (reference_.empty()) {
+      ASSIGN_OR_RETURN(const DecoderSpec spec, ReadDecoderSpec(reference_model_));
+      ASSIGN_OR_RETURN(const auto quantized, ReadQuantizationConfig(reference_model_));
+      if (!quantized) reference_ = spec.dtype == DType::kF16 ? "fp16" : "bf16";
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadText() {
+    ASSIGN_OR_RETURN(const std::string contents, ReadInput(options_.text, "text " + options_.text));
+    ASSIGN_OR_RETURN(const auto documents, SplitDocuments(contents, options_.text));
+    EvalTextOptions cut;
+    cut.context = options_.context > 0 ? options_.context
+                                       : std::min(kDefaultContext, spec_.max_position_embeddings);
+    if (cut.context > spec_.max_position_embeddings) {
+      return InvalidArgument("context is {}, allowed: 2 to the model's {}", cut.context,
+                             spec_.max_position_embeddings);
+    }
+    cut.stride = options_.stride;
+    cut.max_tokens = options_.max_tokens;
+    absl::StatusOr<EvalText> text = MakeEvalText(*tokenizer_, documents, cut);
+    if (!text.ok()) return Annotate(text.status(), options_.text);
+    text_ = *std::move(text);
+    settings_.context = cut.context;
+    settings_.threads = PlanThreads();
+    report_.text = options_.text;
+    report_.text_hash = text_.hash;
+    report_.documents = text_.documents;
+    report_.windows = static_cast<int64_t>(text_.windows.size());
+    report_.tokens = text_.tokens;
+    report_.bytes = text_.bytes;
+    report_.context = cut.context;
+    report_.stride = cut.stride > 0 ? cut.stride : cut.context;
+    report_.greedy_tokens = settings_.greedy_tokens;
+    progress_.num_windows = report_.windows;
+    return absl::OkStatus();
+  }
+
+  int PlanThreads() const {
+    return options_.backend.threads > 0
+               ? options_.backend.threads
+               : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+
+  absl::StatusOr<OpenedModel> Open(const std::string& model, const std::string& profile,
+                                   const BackendOptions& backend) const {
+    OpenModelOptions open;
+    open.model = model;
+    open.profile = profile == kCheckpoint ? "" : profile;
+    open.backend = backend;
+    open.need_tokenizer = false;
+    open.engine.max_num_batched_tokens = kStepTokens;
+    open.engine.max_num_seqs = kStepTokens - kExtraLogitRows;  // logits of every row
+    open.engine.max_model_len = static_cast<int32_t>(settings_.context);
+    open.engine.num_kv_blocks =
+        static_cast<int32_t>(CeilDiv(settings_.context, int64_t{open.engine.block_size})) + 1;
+    return OpenModel(open, {});
+  }
+
+  absl::Status OpenReference() {
+    if (reference_.empty()) return absl::OkStatus();
+    BackendOptions backend = options_.reference_backend;
+    if (backend.name.empty()) backend.name = options_.backend.name;
+    absl::StatusOr<OpenedModel> opened = Open(reference_model_, reference_, backend);
+    if (!opened.ok()) {
+      return Annotate(opened.status(), fmt::format("the reference, {}", reference_));
+    }
+    opened_reference_.emplace(*std::move(opened));
+    const DecoderSpec& spec = opened_reference_->loaded.spec;
+    if (spec.vocab_size != spec_.vocab_size) {
+      return InvalidArgument("{} has a vocabulary of {}, the reference in {} one of {}",
+                             options_.model, spec_.vocab_size, reference_model_, spec.vocab_size);
+    }
+    report_.reference = reference_;
+    if (reference_model_ != options_.model) report_.reference_model = reference_model_;
+    return absl::OkStatus();
+  }
+
+  EvalJournal::Identity Identity() const {
+    return {{"checkpoint", report_.fingerprint}, {"text", text_.hash},
+            {"reference", reference_},           {"reference_model", report_.reference_model},
+            {"backend", options_.backend.name},  {"context", fmt::format("{}", settings_.context)},
+            {"quantd", report_.version}};
+  }
+
+  static EvalTarget TargetOf(const OpenedModel& opened) {
+    return {opened.backend.get(), opened.loaded.model.get(), opened.loaded.kv_dtype};
+  }
+
+  absl::StatusOr<ProfileResult> MeasureProfile(const std::string& name) {
+    ASSIGN_OR_RETURN(const OpenedModel opened, Open(options_.model, name, options_.backend));
+    const QuantizationReport& loaded = opened.loaded.report;
+    report_.parameters = loaded.parameters;
+    report_.backend = std::string(opened.backend->name());
+    report_.device = opened.backend->info().description;
+    std::optional<EvalTarget> reference;
+    if (opened_reference_) reference = TargetOf(*opened_reference_);
+    ASSIGN_OR_RETURN(const auto evaluator,
+                     Evaluator::Create(text_, settings_, TargetOf(opened), reference));
+    const std::string hash = loaded.profile_hash;
+    if (!journal_->Of(hash).facts) {
+      ProfileFacts facts;
+      facts.name = name;
+      facts.hash = hash;
+      facts.description = name == kCheckpoint ? "" : DescriptionOf(name);
+      facts.compute_dtype = std::string(ToString(opened.compute_dtype));
+      facts.resident_bytes = loaded.resident_bytes;
+      facts.bits_per_weight = loaded.bits_per_weight();
+      facts.kv_bytes_per_token = KvCache::BytesPerToken(opened.loaded.spec, opened.loaded.kv_dtype);
+      facts.load_seconds = loaded.seconds;
+      RETURN_IF_ERROR(evaluator->Measure(&facts));
+      RETURN_IF_ERROR(journal_->Add(std::move(facts)));
+    }
+    for (int64_t window = 0; window < report_.windows; ++window) {
+      if (!journal_->Of(hash).windows.contains(window)) {
+        ASSIGN_OR_RETURN(WindowScore score, evaluator->Score(window));
+        RETURN_IF_ERROR(journal_->Add(hash, std::move(score)));
+        ++scored_;
+      }
+      ReportProgress(window + 1);
+    }
+    std::vector<WindowScore> scores;
+    for (const auto& [index, score] : journal_->Of(hash).windows) scores.push_back(score);
+    return SummarizeProfile(*journal_->Of(hash).facts, scores, reference.has_value());
+  }
+
+  static std::string DescriptionOf(const std::string& name) {
+    const auto profile = LoadProfile(name);
+    return profile.ok() ? profile->description : "";
+  }
+
+  void ReportProgress(int64_t windows_done) {
+    if (!on_progress_) return;
+    const double elapsed =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const double profiles_left =
+        static_cast<double>(progress_.num_profiles - progress_.profile_index - 1);
+    const double left = static_cast<double>(report_.windows) * profiles_left +
+                        static_cast<double>(report_.windows - windows_done);
+    progress_.window = windows_done;
+    progress_.seconds_left = scored_ > 0 ? elapsed / static_cast<double>(scored_) * left : 0.0;
+    on_progress_(progress_);
+  }
+
+  const EvaluateOptions& options_;
+  const std::function<void(const EvaluateProgress&)> on_progress_;
+  DecoderSpec spec_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  EvalText text_;
+  EvalSettings settings_;
+  std::vector<std::string> profiles_;
+  std::string reference_, reference_model_;
+  std::optional<OpenedModel> opened_reference_;
+  std::unique_ptr<EvalJournal> journal_;
+  EvalReport report_;
+  EvaluateProgress progress_;
+  int64_t scored_ = 0;  // windows, by this run
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+absl::StatusOr<EvalReport> EvaluateProfiles(
+    const EvaluateOptions& options, std::function<void(const EvaluateProgress&)> on_progress) {
+  return ProfileEvaluation(options, std::move(on_progress)).Run();
+}
+
+}  // namespace quantd
