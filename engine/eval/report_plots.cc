@@ -61,7 +61,7 @@ struct Point {
 // Puts the names beside the points, each where it covers least of what is there already: points,
 // names, and `lines`.
 std::string Labels(const std::vector<Point>& points, std::vector<Box> lines, const Box& plot) {
-  constexpr double kCharacter = 6.7, kHeight = 14.0, kGap = 8.0;
+  constexpr double kCharacter = 7.6, kHeight = 14.0, kGap = 8.0;
   std::vector<Box> taken = std::move(lines);
   for (const Point& p : points) taken.push_back({p.x - 5, p.y - 5, p.x + 5, p.y + 5});
   std::string out;

@@ -70,8 +70,8 @@ TEST_F(LargeModel, TakesWhatWasPlannedAndIsMeasured) {
   double kl = -1;
   for (const json& p : report["profiles"]) {
     // Plan and ledger count rope's table for another context.
-    EXPECT_NEAR(p["resident_bytes"].get<double>(),
-                static_cast<double>(Weights(plan)[p["name"]]), 1e6)
+    EXPECT_NEAR(p["resident_bytes"].get<double>(), static_cast<double>(Weights(plan)[p["name"]]),
+                1e6)
         << p["name"];
     // Random weights say little of any token: near a uniform choice among 32000.
     EXPECT_GT(p["perplexity"], 16000);
