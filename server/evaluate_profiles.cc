@@ -121,7 +121,7 @@ class ProfileEvaluation {
     if (!text.ok()) return Annotate(text.status(), options_.text);
     text_ = *std::move(text);
     settings_.context = cut.context;
-    settings_.threads = PlanThreads();
+    settings_.threads = Threads();
     report_.text = options_.text;
     report_.text_hash = text_.hash;
     report_.documents = text_.documents;
@@ -135,7 +135,7 @@ class ProfileEvaluation {
     return absl::OkStatus();
   }
 
-  int PlanThreads() const {
+  int Threads() const {
     return options_.backend.threads > 0
                ? options_.backend.threads
                : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -158,8 +158,8 @@ class ProfileEvaluation {
 
   absl::Status OpenReference() {
     if (reference_.empty()) return absl::OkStatus();
-    BackendOptions backend = options_.reference_backend;
-    if (backend.name.empty()) backend.name = options_.backend.name;
+    BackendOptions backend = options_.backend;
+    if (!options_.reference_backend.empty()) backend.name = options_.reference_backend;
     absl::StatusOr<OpenedModel> opened = Open(reference_model_, reference_, backend);
     if (!opened.ok()) {
       return Annotate(opened.status(), fmt::format("the reference, {}", reference_));

@@ -54,9 +54,12 @@ std::string Cards(const EvalReport& report) {
     const ProfileResult* smallest = nullptr;
     for (const ProfileResult& p : report.profiles) {
       if (!p.refusal.empty() || !p.compared || p.retention.value < share) continue;
-      if (smallest == nullptr || p.facts.resident_bytes < smallest->facts.resident_bytes) {
-        smallest = &p;
-      }
+      const auto better = [](const ProfileResult& a, const ProfileResult& b) {
+        return a.facts.resident_bytes != b.facts.resident_bytes
+                   ? a.facts.resident_bytes < b.facts.resident_bytes
+                   : a.retention.value > b.retention.value;
+      };
+      if (smallest == nullptr || better(p, *smallest)) smallest = &p;
     }
     if (smallest == nullptr || smallest == last) continue;
     last = smallest;
@@ -169,7 +172,7 @@ std::string RenderReport(const EvalReport& report) {
   fmt::format_to(
       Out(page),
       "<p class=\"quiet\">{}, {:.4g} million parameters. {} tokens ({} bytes) of {}, in {} "
-      "windows of {}. {}On {} ({}), quantd {}, {}.</p>\n",
+      "windows of {}. {}On {} ({}), quantd {}, <span class=\"whole\">{}</span>.</p>\n",
       Escape(report.architecture), static_cast<double>(report.parameters) * 1e-6,
       Count(report.tokens), Count(report.bytes), Escape(report.text), Count(report.windows),
       report.context,

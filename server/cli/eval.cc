@@ -125,7 +125,6 @@ void AddEval(CLI::App& app, Run* run) {
   auto flags = std::make_shared<EvalFlags>();
   EvaluateOptions& e = flags->evaluate;
   e.text = "demo/validation.txt";
-  e.reference_backend.name = "";
   CLI::App* cmd = app.add_subcommand(
       "eval", "Measure on a text what profiles cost and lose, beside the model in 16 bits");
   CLI::Option* model = cmd->add_option("model,--model", e.model, "Folder of the model");
@@ -139,7 +138,7 @@ void AddEval(CLI::App& app, Run* run) {
                   "Profile to compare with, or none; empty: 16 bits, of a full-precision folder");
   cmd->add_option("--reference-model", e.reference_model,
                   "Folder of the full-precision original of a quantized checkpoint");
-  cmd->add_option("--reference-backend", e.reference_backend.name,
+  cmd->add_option("--reference-backend", e.reference_backend,
                   "Where the reference runs, if it does not fit beside: cpu, say");
   cmd->add_option("--context", e.context, "Tokens of a window; 0: the model's, at most 2048");
   cmd->add_option("--stride", e.stride,

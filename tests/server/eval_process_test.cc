@@ -179,6 +179,18 @@ TEST_F(EvalCommand, QuantizedCheckpointIsMeasuredBesideItsOriginal) {
   EXPECT_EQ(stored["profiles"][0]["perplexity"], on_load["profiles"][0]["perplexity"]);
 }
 
+// To be made again when the page changes: quantd eval --from demo/model/quantd-eval.json --report
+// docs/eval/demo.html
+TEST_F(EvalCommand, CommittedPageIsOfTheCommittedFigures) {
+  const Finished run = RunQuantd(
+      {"eval", "--from", DemoModel() + "/quantd-eval.json", "--report", Path("demo.html")});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(ReadFile(Path("demo.html")) == ReadFile(QUANTD_SOURCE_DIR "/docs/eval/demo.html"));
+  const Finished plan = RunQuantd({"plan", DemoModel(), "--memory", "1GB", "--json"});
+  EXPECT_THAT(plan.out, HasSubstr("measured on demo/validation.txt"))
+      << "the figures are of another checkpoint, or of other profiles";
+}
+
 TEST_F(EvalCommand, FaultsAreOneLine) {
   std::filesystem::copy(QUANTD_TEST_DATA "/models/llama_bf16", Path("small"));
   std::filesystem::copy(DemoModel() + "/tokenizer.json", Path("small"));

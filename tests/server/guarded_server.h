@@ -12,6 +12,7 @@
 
 #include "google/rpc/status.pb.h"
 #include "quantd/v1/inference.grpc.pb.h"
+#include "tests/server/eventually.h"
 #include "tests/server/process.h"
 
 namespace quantd::test {
@@ -34,17 +35,6 @@ class Client {
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };
-
-/// Waits until `condition` holds, for at most `seconds`. Whether it does.
-template <class Condition>
-bool Eventually(Condition condition, double seconds = 10) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return true;
-}
 
 /// The google.rpc detail of type `Detail` that came with `status`; empty when there is none.
 template <class Detail>

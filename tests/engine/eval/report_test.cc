@@ -146,6 +146,9 @@ TEST(RenderReport, SaysWhatWasMeasuredAndEscapesNames) {
   EXPECT_THAT(page, HasSubstr("not measured: does not &lt;fit&gt;"));
   EXPECT_THAT(page, HasSubstr("smallest that keeps 99.8%</span><b>int8</b>"));
   EXPECT_THAT(page, HasSubstr("smallest that keeps 95%</span><b>nf4</b>"));
+  EvalReport even = Report();
+  even.profiles[3].retention.value = 0.97;  // fp4, as large as nf4
+  EXPECT_THAT(RenderReport(even), HasSubstr("smallest that keeps 95%</span><b>fp4</b>"));
   for (const char* heading :
        {"Quality against memory", "All profiles", "What is kept", "Agreement with the reference",
         "Where the error is made: layers", "Where the error is made: modules", "Outliers"}) {

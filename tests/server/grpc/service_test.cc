@@ -8,6 +8,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "quantd/v1/inference.grpc.pb.h"
 #include "server/grpc/grpc_server.h"
+#include "tests/server/eventually.h"
 #include "tests/server/fake_engine.h"
 #include "tests/server/raw_call.h"
 
@@ -15,20 +16,10 @@ namespace quantd {
 namespace {
 
 using grpc::StatusCode;
+using test::Eventually;
 using test::FakeEngine;
 using test::NewChannel;
 using test::RawCall;
-
-// Waits until `condition` holds, for at most `seconds`.
-template <class Condition>
-bool Eventually(Condition condition, double seconds = 5) {
-  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  while (!condition()) {
-    if (Clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
-}
 
 std::string Letters(int n) {
   std::string text;
