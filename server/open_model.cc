@@ -1,8 +1,11 @@
 // OpenModel: cheap things that can fail first, the weights last.
 #include "server/open_model.h"
 
+#include <spdlog/spdlog.h>
+
 #include <utility>
 
+#include "engine/plan/bytes_text.h"
 #include "engine/weights/profile.h"
 #include "kernels/status.h"
 #include "server/plan_load.h"
@@ -16,6 +19,12 @@ absl::Status InFolder(const std::string& folder, const absl::Status& status) {
 }
 
 }  // namespace
+
+absl::Status CheckTokenizer(const Tokenizer& tokenizer, const DecoderSpec& spec) {
+  if (tokenizer.vocab_size() <= spec.vocab_size) return absl::OkStatus();
+  return DataLoss("the tokenizer has ids up to {}, but config.json's vocab_size is {}",
+                  tokenizer.vocab_size() - 1, spec.vocab_size);
+}
 
 absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
                                       std::function<void(const LoadProgress&)> on_progress) {
@@ -44,27 +53,35 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
   }
   ASSIGN_OR_RETURN(opened.backend, CreateBackend(options.backend));
   const PlanDevice device = PlanDeviceOf(*opened.backend, options.backend);
-  if (choose) {
-    absl::StatusOr<std::string> chosen = ChooseProfile(options.model, device, options.engine);
-    if (!chosen.ok()) return InFolder(options.model, chosen.status());
-    load.profile_given = !chosen->empty();
-    if (load.profile_given) {
-      ASSIGN_OR_RETURN(load.profile, LoadProfile(*chosen));
+  const absl::Status loaded = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const ModelSource source, OpenModelSource(load.model_dir));
+    if (opened.tokenizer != nullptr) {
+      RETURN_IF_ERROR(CheckTokenizer(*opened.tokenizer, source.spec));
     }
-  }
-  absl::StatusOr<MemoryPlan> plan =
-      PlanLoadFor(options.model, load.profile, load.profile_given, device, options.engine);
-  if (!plan.ok()) return InFolder(options.model, plan.status());
-  opened.plan = *plan;
-  absl::StatusOr<LoadedModel> loaded = LoadModel(*opened.backend, load);
-  if (!loaded.ok()) return InFolder(options.model, loaded.status());
-  opened.loaded = std::move(*loaded);
-  if (opened.tokenizer != nullptr &&
-      opened.tokenizer->vocab_size() > opened.loaded.spec.vocab_size) {
-    return DataLoss("{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}",
-                    options.model, opened.tokenizer->vocab_size() - 1,
-                    opened.loaded.spec.vocab_size);
-  }
+    if (choose) {
+      ASSIGN_OR_RETURN(const std::string chosen, ChooseProfile(source, device, options.engine));
+      load.profile_given = !chosen.empty();
+      if (load.profile_given) {
+        ASSIGN_OR_RETURN(load.profile, LoadProfile(chosen));
+      }
+    }
+    ASSIGN_OR_RETURN(const LoadPlan plan, PlanLoad(source, load.profile, load.profile_given));
+    ASSIGN_OR_RETURN(const LoadMemory memory, PlanLoadFor(source, plan, device, options.engine));
+    opened.plan = memory.plan;
+    opened.engine = options.engine;
+    if (memory.kv_blocks < memory.wanted_kv_blocks) {
+      spdlog::warn(
+          "the default KV cache of {} tokens does not fit beside the model: {} tokens, {} "
+          "(kv.cache_bytes asks for a size)",
+          int64_t{memory.wanted_kv_blocks} * options.engine.block_size,
+          int64_t{memory.kv_blocks} * options.engine.block_size,
+          BytesText(memory.plan.of(MemoryComponent::kKvCache)));
+      opened.engine.num_kv_blocks = memory.kv_blocks;
+    }
+    ASSIGN_OR_RETURN(opened.loaded, LoadModel(*opened.backend, source, plan, load));
+    return absl::OkStatus();
+  }();
+  if (!loaded.ok()) return InFolder(options.model, loaded);
   opened.compute_dtype = opened.loaded.model->compute_dtype();
   return opened;
 }
