@@ -59,10 +59,12 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
       RETURN_IF_ERROR(CheckTokenizer(*opened.tokenizer, source.spec));
     }
     if (choose) {
-      ASSIGN_OR_RETURN(const std::string chosen, ChooseProfile(source, device, options.engine));
-      load.profile_given = !chosen.empty();
+      ASSIGN_OR_RETURN(const ChosenProfile chosen, ChooseProfile(source, device, options.engine));
+      spdlog::info("profile auto: {}", chosen.name.empty() ? "checkpoint" : chosen.name);
+      for (const std::string& reason : chosen.reasons) spdlog::info("  {}", reason);
+      load.profile_given = !chosen.name.empty();
       if (load.profile_given) {
-        ASSIGN_OR_RETURN(load.profile, LoadProfile(chosen));
+        ASSIGN_OR_RETURN(load.profile, LoadProfile(chosen.name));
       }
     }
     ASSIGN_OR_RETURN(const LoadPlan plan, PlanLoad(source, load.profile, load.profile_given));

@@ -1,9 +1,7 @@
 #include "server/plan_load.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
-#include <vector>
+#include <utility>
 
 #include "engine/plan/bytes_text.h"
 #include "engine/plan/device_check.h"
@@ -68,8 +66,8 @@ std::string WhatFits(const ModelSource& source, const PlanRequest& request) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ChooseProfile(const ModelSource& source, const PlanDevice& device,
-                                          const EngineOptions& options) {
+absl::StatusOr<ChosenProfile> ChooseProfile(const ModelSource& source, const PlanDevice& device,
+                                            const EngineOptions& options) {
   RETURN_IF_ERROR(CheckEngineOptions(options, source.spec));
   ASSIGN_OR_RETURN(const SelectionRules rules, LoadSelectionRules(""));
   ASSIGN_OR_RETURN(ModelPlan plan,
@@ -78,9 +76,8 @@ absl::StatusOr<std::string> ChooseProfile(const ModelSource& source, const PlanD
   if (plan.recommended.empty()) {
     return ResourceExhausted("profile auto: {}", fmt::join(plan.reasons, "; "));
   }
-  spdlog::info("profile auto: {}", plan.recommended);
-  for (const std::string& reason : plan.reasons) spdlog::info("  {}", reason);
-  return plan.recommended == "checkpoint" ? "" : plan.recommended;
+  return ChosenProfile{plan.recommended == "checkpoint" ? "" : plan.recommended,
+                       std::move(plan.reasons)};
 }
 
 absl::StatusOr<LoadMemory> PlanLoadFor(const ModelSource& source, const LoadPlan& load,

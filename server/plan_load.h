@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
@@ -13,11 +14,16 @@ namespace quantd {
 /// The name of the profile that the planner chooses.
 inline constexpr char kAutoProfile[] = "auto";
 
+struct ChosenProfile {
+  std::string name;                  // empty: a checkpoint that is quantized already, as it is
+  std::vector<std::string> reasons;  // sentences
+};
+
 /// The profile recommended for `source` on `device` by the built-in rules, with the KV cache that
-/// PlanLoadFor gives a load at least; "" for a checkpoint that is quantized already. The reasons
-/// are logged. RESOURCE_EXHAUSTED when nothing fits, else errors of PlanProfiles.
-absl::StatusOr<std::string> ChooseProfile(const ModelSource& source, const PlanDevice& device,
-                                          const EngineOptions& options);
+/// PlanLoadFor gives a load at least. RESOURCE_EXHAUSTED, with the reasons, when nothing fits, else
+/// INVALID_ARGUMENT for options that the engine would refuse, and errors of PlanProfiles.
+absl::StatusOr<ChosenProfile> ChooseProfile(const ModelSource& source, const PlanDevice& device,
+                                            const EngineOptions& options);
 
 /// What a load and its engine will take.
 struct LoadMemory {

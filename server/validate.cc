@@ -196,8 +196,8 @@ class Validator {
                      last == std::string::npos ? "" : reasons.substr(last + 2)});
       return false;
     }
-    profile_given_ = !chosen->empty();
-    if (profile_given_) profile_ = LoadProfile(*chosen).value();
+    profile_given_ = !chosen->name.empty();
+    if (profile_given_) profile_ = LoadProfile(chosen->name).value();
     return true;
   }
 

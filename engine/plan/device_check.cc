@@ -71,8 +71,9 @@ std::vector<std::string> SlowPaths(const DecoderSpec& spec, const LoadPlan& load
   const DType compute = load.options.compute_dtype, kv = load.kv_dtype();
   if (compute == DType::kF32) {  // of everything then
     return {
-        "dtype float32: cuda's tensor core kernels take 16-bit activations, those for float32 are "
-        "many times slower; dtype: bfloat16 in the profile"};
+        "dtype float32: cuda's tensor core kernels take 16-bit activations, float32 runs in "
+        "generic "
+        "ones, which are slower; dtype: bfloat16 in the profile"};
   }
   std::vector<std::string> slow;
   if (std::find(kHeadDims.begin(), kHeadDims.end(), spec.head_dim) == kHeadDims.end()) {

@@ -226,7 +226,7 @@ const std::vector<Case>& Cases() {
        "under checkpoint it would take", "what would fit: "},
       {"TooLittleMemoryForAny",
        [](Deployment& s) {
-         s.Cuda(30'000'000);
+         s.Cuda(1'000'000);
          s.Set("profile=auto");
        },
        kError, "memory", "nothing fits: ", "shorter contexts take less"},
