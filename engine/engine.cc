@@ -18,11 +18,11 @@ constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;  // most that is taken wit
 // Fills in what was left at 0 and refuses what contradicts itself or the model.
 absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
                                       const Model& model) {
-  RETURN_IF_ERROR(CheckEngineOptions(o, spec));
   if (o.max_num_seqs > model.max_logit_rows()) {
     return InvalidArgument("max_num_seqs is {}, allowed: 1 to the model's rows of logits ({})",
                            o.max_num_seqs, model.max_logit_rows());
   }
+  RETURN_IF_ERROR(CheckEngineOptions(o, spec));
   if (o.max_num_batched_tokens > model.max_rows()) {
     return InvalidArgument(
         "max_num_batched_tokens is {}, allowed: max_num_seqs ({}) to the model's rows ({})",
