@@ -245,7 +245,7 @@ class Validator {
   // A group size that divides, where that is what is wrong, else the profiles that suit.
   static std::string WhatSuits(const ModelSource& source, const QuantProfile& profile) {
     constexpr std::string_view kKey = "group_size: ";
-    constexpr std::array<int, 6> kSizes = {256, 128, 64, 32, 16, 8};
+    constexpr std::array<int, 6> kSizes = {64, 128, 32, 16, 8, 256};  // usual ones first
     const std::string yaml = profile.ToYaml();
     for (const int size : kSizes) {
       if (yaml.find(kKey) == std::string::npos) break;
@@ -298,8 +298,8 @@ class Validator {
     findings_.Add(
         kWarning, profile_given_ ? config_.profile : config_.model,
         fmt::format("weights stored as {} are rounded to float16, and the load is refused "
-                    "if one is beyond 65504; dtype: bfloat16 has {}'s range",
-                    ToString(stored), ToString(stored)));
+                    "if one is beyond 65504; dtype: bfloat16, whose range is that of float32",
+                    ToString(stored)));
   }
 
   void CheckKvCache(const LoadMemory& memory) {

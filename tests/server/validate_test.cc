@@ -142,7 +142,7 @@ const std::vector<Case>& Cases() {
          s.Profile("quantization: {quant_method: hqq, nbits: 4, group_size: 96, axis: 1}");
        },
        kError, "own.yaml", "is not a multiple of group_size 96 (2 times)",
-       "group_size: 256 divides the weights of this model"},
+       "group_size: 64 divides the weights of this model"},
       {"EmbeddingThatIsQuantized",
        [](Deployment& s) {
          s.Profile(
