@@ -7,6 +7,7 @@
 
 #include "engine/engine_impl.h"
 #include "engine/kv_cache.h"
+#include "kernels/fault_list.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -17,36 +18,15 @@ constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;  // most that is taken wit
 // Fills in what was left at 0 and refuses what contradicts itself or the model.
 absl::StatusOr<EngineOptions> Resolve(EngineOptions o, const DecoderSpec& spec,
                                       const Model& model) {
-  if (o.max_num_seqs < 1 || o.max_num_seqs > model.max_logit_rows()) {
+  if (o.max_num_seqs > model.max_logit_rows()) {
     return InvalidArgument("max_num_seqs is {}, allowed: 1 to the model's rows of logits ({})",
                            o.max_num_seqs, model.max_logit_rows());
   }
-  if (o.max_num_batched_tokens < o.max_num_seqs || o.max_num_batched_tokens > model.max_rows()) {
+  RETURN_IF_ERROR(CheckEngineOptions(o, spec));
+  if (o.max_num_batched_tokens > model.max_rows()) {
     return InvalidArgument(
         "max_num_batched_tokens is {}, allowed: max_num_seqs ({}) to the model's rows ({})",
         o.max_num_batched_tokens, o.max_num_seqs, model.max_rows());
-  }
-  if (o.max_queued_requests < 1) {
-    return InvalidArgument("max_queued_requests is {}, allowed: 1 or more", o.max_queued_requests);
-  }
-  if (o.block_size < 1 || o.block_size > 1024) {
-    return InvalidArgument("block_size is {}, allowed: 1 to 1024", o.block_size);
-  }
-  if (o.kv_cache_bytes < 0 || o.num_kv_blocks < 0) {
-    return InvalidArgument("kv_cache_bytes is {} and num_kv_blocks {}, allowed: 0 or more",
-                           o.kv_cache_bytes, o.num_kv_blocks);
-  }
-  if (o.prompt_lookup_num_tokens < 0 || o.prompt_lookup_num_tokens > kMaxDraftTokens) {
-    return InvalidArgument("prompt_lookup_num_tokens is {}, allowed: 0 (off) to {}",
-                           o.prompt_lookup_num_tokens, kMaxDraftTokens);
-  }
-  if (o.pipeline_depth < -1 || o.pipeline_depth > 1) {
-    return InvalidArgument("pipeline_depth is {}, allowed: -1 (the backend's), 0, 1",
-                           o.pipeline_depth);
-  }
-  if (o.max_model_len < 0 || o.max_model_len > spec.max_position_embeddings) {
-    return InvalidArgument("max_model_len is {}, allowed: 0 (the model's) to {}", o.max_model_len,
-                           spec.max_position_embeddings);
   }
   if (o.max_model_len == 0) o.max_model_len = static_cast<int32_t>(spec.max_position_embeddings);
   return o;
@@ -76,6 +56,39 @@ uint64_t NextOwner() {
 }
 
 }  // namespace
+
+absl::Status CheckEngineOptions(const EngineOptions& o, const DecoderSpec& spec) {
+  FaultList faults;
+  if (o.max_num_seqs < 1) {
+    faults.Add("max_num_seqs is {}, allowed: 1 or more", o.max_num_seqs);
+  }
+  if (o.max_num_batched_tokens < o.max_num_seqs) {
+    faults.Add("max_num_batched_tokens is {}, allowed: max_num_seqs ({}) or more",
+               o.max_num_batched_tokens, o.max_num_seqs);
+  }
+  if (o.max_queued_requests < 1) {
+    faults.Add("max_queued_requests is {}, allowed: 1 or more", o.max_queued_requests);
+  }
+  if (o.block_size < 1 || o.block_size > 1024) {
+    faults.Add("block_size is {}, allowed: 1 to 1024", o.block_size);
+  }
+  if (o.kv_cache_bytes < 0 || o.num_kv_blocks < 0) {
+    faults.Add("kv_cache_bytes is {} and num_kv_blocks {}, allowed: 0 or more", o.kv_cache_bytes,
+               o.num_kv_blocks);
+  }
+  if (o.prompt_lookup_num_tokens < 0 || o.prompt_lookup_num_tokens > kMaxDraftTokens) {
+    faults.Add("prompt_lookup_num_tokens is {}, allowed: 0 (off) to {}", o.prompt_lookup_num_tokens,
+               kMaxDraftTokens);
+  }
+  if (o.pipeline_depth < -1 || o.pipeline_depth > 1) {
+    faults.Add("pipeline_depth is {}, allowed: -1 (the backend's), 0, 1", o.pipeline_depth);
+  }
+  if (o.max_model_len < 0 || o.max_model_len > spec.max_position_embeddings) {
+    faults.Add("max_model_len is {}, allowed: 0 (the model's) to {}", o.max_model_len,
+               spec.max_position_embeddings);
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
 
 // As many as the options ask for, but by default never more than max_num_seqs whole contexts take.
 absl::StatusOr<int32_t> KvBlocksFor(const EngineOptions& o, int64_t max_model_len,

@@ -37,6 +37,10 @@ struct EngineOptions {
 /// and logprobs of prompts take them, as many as there are, and do without.
 inline constexpr int32_t kExtraLogitRows = 16;
 
+/// What Engine::Create refuses of `options` for a model of `spec`, whatever that was loaded for:
+/// INVALID_ARGUMENT with all of it. To be told before a model is loaded.
+absl::Status CheckEngineOptions(const EngineOptions& options, const DecoderSpec& spec);
+
 /// Blocks of the KV cache that `options` ask for, without the reserved one, of a model with
 /// contexts of `max_model_len` and `bytes_per_token`. INVALID_ARGUMENT when kv_cache_bytes are too
 /// few.

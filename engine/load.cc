@@ -1,14 +1,12 @@
-// LoadModel: config, checkpoint and profile are brought together; then loader and decoder do the
-// work.
+// LoadModel: headers and profile are brought together (model_source.h); then loader and decoder do
+// the work.
 #include "engine/load.h"
 
 #include <chrono>
 
-#include "engine/models/architecture.h"
 #include "engine/models/decoder.h"
-#include "engine/weights/effective_profile.h"
 #include "engine/weights/loader.h"
-#include "engine/weights/quantization_options.h"
+#include "kernels/check.h"
 
 namespace quantd {
 namespace {
@@ -42,30 +40,28 @@ QuantizationReport MakeReport(const LoadedWeights& weights, const QuantProfile& 
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const LoadOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
-  LoadedModel loaded;
-  ASSIGN_OR_RETURN(loaded.spec, ReadDecoderSpec(options.model_dir));
-  ASSIGN_OR_RETURN(loaded.defaults, ReadGenerationDefaults(options.model_dir));
-  ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options.model_dir));
-  ASSIGN_OR_RETURN(const QuantProfile profile,
-                   EffectiveProfile(options.profile, options.profile_given, prequantized));
-  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model_dir));
+  ASSIGN_OR_RETURN(const ModelSource source, OpenModelSource(options.model_dir));
+  ASSIGN_OR_RETURN(const LoadPlan plan, PlanLoad(source, options.profile, options.profile_given));
+  return LoadModel(backend, source, plan, options);
+}
 
-  WeightLoaderOptions loader;
-  loader.profile = profile;
-  loader.prequantized = prequantized;
-  loader.compute_dtype = profile.ComputeDType(loaded.spec.dtype);
+absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const ModelSource& source,
+                                      const LoadPlan& plan, const LoadOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  QUANTD_CHECK(source.checkpoint != nullptr);
+  LoadedModel loaded;
+  loaded.spec = source.spec;
+  loaded.defaults = source.defaults;
+  loaded.kv_dtype = plan.kv_dtype();
+  WeightLoaderOptions loader = plan.options;
   if (options.on_progress) {
     loader.on_progress = [&](int64_t done, int64_t total, const std::string& module) {
       options.on_progress({done, total, module});
     };
   }
-  const Architecture* architecture =
-      FindArchitecture(loaded.spec.architecture, loaded.spec.model_type);
-  ASSIGN_OR_RETURN(LoadedWeights weights,
-                   LoadWeights(*checkpoint, architecture->weights(loaded.spec), loader, backend));
-  loaded.report = MakeReport(weights, profile, backend);
-  loaded.kv_dtype = profile.kv_dtype.value_or(loader.compute_dtype);
+  ASSIGN_OR_RETURN(LoadedWeights weights, LoadPlannedWeights(*source.checkpoint, source.expected,
+                                                             loader, plan.weights, backend));
+  loaded.report = MakeReport(weights, loader.profile, backend);
 
   DecoderOptions decoder;
   decoder.compute_dtype = loader.compute_dtype;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/models/model.h"
+#include "engine/models/model_source.h"
 #include "engine/weights/profile.h"
 #include "kernels/backend.h"
 
@@ -72,5 +73,9 @@ struct LoadedModel {
 /// message), UNIMPLEMENTED (by name), INVALID_ARGUMENT (profile against model), RESOURCE_EXHAUSTED.
 /// `backend` must outlive the model.
 absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const LoadOptions& options);
+/// The same of a folder whose headers are read and planned already: `plan` is PlanLoad's of
+/// `source`, which has a checkpoint. Of `options` only the sizes and on_progress count.
+absl::StatusOr<LoadedModel> LoadModel(Backend& backend, const ModelSource& source,
+                                      const LoadPlan& plan, const LoadOptions& options);
 
 }  // namespace quantd

@@ -94,6 +94,18 @@ PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
   return device;
 }
 
+absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t memory_bytes) {
+  PlanDevice device;
+  if (memory_bytes > 0 && (options.name == "auto" || options.name == "cuda")) {
+    device.backend = PlanBackend::kCuda;
+  } else {
+    ASSIGN_OR_RETURN(const auto backend, CreateBackend(options));
+    device = PlanDeviceOf(*backend, options);
+  }
+  if (memory_bytes > 0) device.memory_bytes = memory_bytes;
+  return device;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   ASSIGN_OR_RETURN(const CudaBackendOptions cuda, CudaOptions(options));
   if (options.name == "auto") return CreateBest(options, cuda);

@@ -29,6 +29,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
 /// What the planner has to know of it: its memory that is free now, its layout, its threads.
 PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options);
 
+/// The device that the planner plans for: the backend of `options` with what it has free now, or,
+/// where `memory_bytes` is positive, one with so much: a GPU, which need not be here, unless the
+/// options name another backend than auto and cuda. Errors of CreateBackend.
+absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t memory_bytes);
+
 /// The backends of this build, fastest first, that an ordinary user may name.
 std::vector<std::string> BackendNames();
 

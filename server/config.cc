@@ -80,13 +80,11 @@ std::vector<Key> KeysOf(ServerConfig& c) {
   };
 }
 
-absl::Status UnknownKey(const std::string& source, const std::string& path,
-                        const std::vector<Key>& keys) {
+std::string UnknownKey(const std::string& path, const std::vector<Key>& keys) {
   std::vector<std::string_view> known;
   known.reserve(keys.size());
   for (const Key& key : keys) known.emplace_back(key.path);
-  return InvalidArgument("{}: unknown key {}; the nearest known key is {}", source, path,
-                         NearestName(path, known));
+  return fmt::format("unknown key {}; the nearest known key is {}", path, NearestName(path, known));
 }
 
 template <typename T>
@@ -104,36 +102,38 @@ std::string Allowed(const Key& key) {
                      key.min, key.max, key.is_size ? ", or with KiB, MiB, GiB" : "");
 }
 
-absl::Status SetValue(const std::string& source, const Key& key, const std::string& text) {
+// Writes `text` to the key's value where that is allowed, else leaves it and says so.
+void SetValue(const Key& key, const std::string& text, FaultList& faults) {
   const bool ok = std::visit(
       [&](auto* out) {
         using T = std::remove_pointer_t<decltype(out)>;
+        T value{};
         if constexpr (std::is_same_v<T, std::string>) {
-          *out = text;
-          return key.choices.empty() ||
-                 std::find(key.choices.begin(), key.choices.end(), text) != key.choices.end();
-        } else if constexpr (std::is_same_v<T, bool>) {
-          *out = text == "true";
-          return text == "true" || text == "false";
-        } else if constexpr (std::is_same_v<T, int64_t>) {
-          bool parsed = false;
-          if (!key.is_size) {
-            parsed = ParseNumber(text, out);
-          } else if (const auto bytes = ParseBytes(text); bytes) {
-            parsed = true;
-            *out = *bytes;
+          value = text;
+          if (!key.choices.empty() &&
+              std::find(key.choices.begin(), key.choices.end(), text) == key.choices.end()) {
+            return false;
           }
-          return parsed && static_cast<double>(*out) >= key.min &&
-                 static_cast<double>(*out) <= key.max;
+        } else if constexpr (std::is_same_v<T, bool>) {
+          value = text == "true";
+          if (text != "true" && text != "false") return false;
         } else {
-          return ParseNumber(text, out) && std::isfinite(*out) && *out >= key.min &&
-                 *out <= key.max;
+          if constexpr (std::is_same_v<T, int64_t>) {
+            const auto bytes = key.is_size ? ParseBytes(text) : std::nullopt;
+            if (bytes) value = *bytes;
+            if (key.is_size ? !bytes : !ParseNumber(text, &value)) return false;
+          } else {
+            if (!ParseNumber(text, &value) || !std::isfinite(value)) return false;
+          }
+          if (static_cast<double>(value) < key.min || static_cast<double>(value) > key.max) {
+            return false;
+          }
         }
+        *out = std::move(value);
+        return true;
       },
       key.value);
-  if (ok) return absl::OkStatus();
-  return InvalidArgument("{}: {}: \"{}\" is not allowed, allowed: {}", source, key.path, text,
-                         Allowed(key));
+  if (!ok) faults.Add("{}: \"{}\" is not allowed, allowed: {}", key.path, text, Allowed(key));
 }
 
 const Key* FindKey(const std::vector<Key>& keys, const std::string& path) {
@@ -148,39 +148,60 @@ bool IsSection(const std::vector<Key>& keys, const std::string& path) {
 }
 
 // Walks a mapping; `prefix` is "" or "section.".
-absl::Status ReadMapping(const YAML::Node& node, const std::string& source,
-                         const std::string& prefix, const std::vector<Key>& keys) {
+void ReadMapping(const YAML::Node& node, const std::string& prefix, const std::vector<Key>& keys,
+                 FaultList& faults) {
   std::set<std::string> seen;
   for (const auto& entry : node) {
-    if (!entry.first.IsScalar()) return InvalidArgument("{}: a key that is not a name", source);
-    const std::string path = prefix + entry.first.Scalar();
-    if (!seen.insert(path).second) return InvalidArgument("{}: {} is given twice", source, path);
-    const Key* key = FindKey(keys, path);
-    if (key == nullptr && prefix.empty() && IsSection(keys, path)) {
-      if (entry.second.IsNull()) continue;
-      if (!entry.second.IsMap()) return InvalidArgument("{}: {} must be a mapping", source, path);
-      RETURN_IF_ERROR(ReadMapping(entry.second, source, path + ".", keys));
+    if (!entry.first.IsScalar()) {
+      faults.Add("a key that is not a name");
       continue;
     }
-    if (key == nullptr) return UnknownKey(source, path, keys);
-    if (entry.second.IsNull()) continue;  // "profile:" with nothing after it keeps the default
-    if (!entry.second.IsScalar()) {
-      return InvalidArgument("{}: {} must be one value, allowed: {}", source, path, Allowed(*key));
+    const std::string path = prefix + entry.first.Scalar();
+    if (!seen.insert(path).second) {
+      faults.Add("{} is given twice", path);
+      continue;
     }
-    RETURN_IF_ERROR(SetValue(source, *key, entry.second.Scalar()));
+    const Key* key = FindKey(keys, path);
+    if (key == nullptr && prefix.empty() && IsSection(keys, path)) {
+      if (entry.second.IsMap()) {
+        ReadMapping(entry.second, path + ".", keys, faults);
+      } else if (!entry.second.IsNull()) {
+        faults.Add("{} must be a mapping", path);
+      }
+    } else if (key == nullptr) {
+      faults.Add("{}", UnknownKey(path, keys));
+    } else if (entry.second.IsScalar()) {
+      SetValue(*key, entry.second.Scalar(), faults);
+    } else if (!entry.second.IsNull()) {  // "profile:" with nothing after it keeps the default
+      faults.Add("{} must be one value, allowed: {}", path, Allowed(*key));
+    }
   }
-  return absl::OkStatus();
 }
 
-absl::Status ReadYaml(const std::string& yaml, const std::string& source,
-                      const std::vector<Key>& keys) {
+void ReadYaml(const std::string& yaml, const std::vector<Key>& keys, FaultList& faults) {
   try {
     const YAML::Node root = YAML::Load(yaml);
-    if (root.IsNull()) return absl::OkStatus();
-    if (!root.IsMap()) return InvalidArgument("{}: must be a mapping of keys to values", source);
-    return ReadMapping(root, source, "", keys);
+    if (root.IsMap()) {
+      ReadMapping(root, "", keys, faults);
+    } else if (!root.IsNull()) {
+      faults.Add("must be a mapping of keys to values");
+    }
   } catch (const YAML::Exception& e) {
-    return InvalidArgument("{}: line {}: {}", source, e.mark.line + 1, e.msg);
+    faults.Add("line {}: {}", e.mark.line + 1, e.msg);
+  }
+}
+
+void ReadOverride(const std::string& assignment, const std::vector<Key>& keys, FaultList& faults) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    faults.Add("{}: must be key=value", assignment);
+    return;
+  }
+  const std::string path = assignment.substr(0, equals);
+  if (const Key* key = FindKey(keys, path); key != nullptr) {
+    SetValue(*key, assignment.substr(equals + 1), faults);
+  } else {
+    faults.Add("{}", UnknownKey(path, keys));
   }
 }
 
@@ -189,8 +210,8 @@ void Normalize(ServerConfig* config) {
   if (config->served_model_name.empty()) config->served_model_name = config->model;
 }
 
-absl::Status Validate(const ServerConfig& config, const std::string& source) {
-  FaultList faults;
+// What keys that are each allowed say together.
+void Validate(const ServerConfig& config, FaultList& faults) {
   std::string host;
   int port = 0;
   if (config.model.empty()) faults.Add("model: empty, must name a model folder");
@@ -211,7 +232,6 @@ absl::Status Validate(const ServerConfig& config, const std::string& source) {
     faults.Add("scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, {}",
                config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs);
   }
-  return Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source);
 }
 
 // A scalar that YAML reads back as the same string.
@@ -238,29 +258,35 @@ EngineOptions ServerConfig::ToEngineOptions() const {
   return o;
 }
 
-absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const std::string& source,
-                                               const std::vector<std::string>& overrides) {
+ServerConfig ReadServerConfig(const std::string& yaml, const std::string& source,
+                              const std::vector<std::string>& overrides,
+                              std::vector<ConfigFault>& faults) {
   ServerConfig config;
   const std::vector<Key> keys = KeysOf(config);
-  RETURN_IF_ERROR(ReadYaml(yaml, source, keys));
-  for (const std::string& assignment : overrides) {
-    const size_t equals = assignment.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      return InvalidArgument("--set {}: must be key=value", assignment);
-    }
-    const std::string path = assignment.substr(0, equals);
-    const Key* key = FindKey(keys, path);
-    if (key == nullptr) return UnknownKey("--set", path, keys);
-    RETURN_IF_ERROR(SetValue("--set", *key, assignment.substr(equals + 1)));
-  }
+  FaultList of_yaml, of_overrides, of_all;
+  ReadYaml(yaml, keys, of_yaml);
+  for (const std::string& assignment : overrides) ReadOverride(assignment, keys, of_overrides);
   Normalize(&config);
-  RETURN_IF_ERROR(Validate(config, source));
+  Validate(config, of_all);
+  for (const std::string& text : of_yaml.texts()) faults.push_back({source, text});
+  for (const std::string& text : of_overrides.texts()) faults.push_back({"--set", text});
+  for (const std::string& text : of_all.texts()) faults.push_back({source, text});
+  return config;
+}
+
+absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const std::string& source,
+                                               const std::vector<std::string>& overrides) {
+  std::vector<ConfigFault> found;
+  ServerConfig config = ReadServerConfig(yaml, source, overrides, found);
+  FaultList faults;
+  for (const ConfigFault& fault : found) faults.Add("{}: {}", fault.where, fault.what);
+  RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
   return config;
 }
 
 absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
                                               const std::vector<std::string>& overrides) {
-  if (path.empty()) return ParseServerConfig("", "server configuration", overrides);
+  if (path.empty()) return ParseServerConfig("", kNoConfigFile, overrides);
   ASSIGN_OR_RETURN(const std::string text, ReadInput(path, path));
   return ParseServerConfig(text, path, overrides);
 }

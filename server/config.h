@@ -1,8 +1,8 @@
 // ServerConfig: everything `quantd serve` can be told, as configs/server.yaml documents it.
 //
 // Three steps, each a function: parse (YAML and --set overrides to fields; unknown keys are refused
-// with the nearest known one), normalize (defaults that depend on other keys), validate (all faults
-// at once). One table in config.cc names every key. Values only; any thread.
+// with the nearest known one), normalize (defaults that depend on other keys), validate. All faults
+// of all steps come at once. One table in config.cc names every key. Values only; any thread.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ struct ServerConfig {
 
   struct Kv {
     int64_t block_size = 16;
-    int64_t cache_bytes = 0;  // 0: room for max_num_seqs whole contexts, at most 1 GiB
+    int64_t cache_bytes = 0;  // 0: max_num_seqs whole contexts, at most 1 GiB and what fits
     int64_t num_blocks = 0;   // instead of cache_bytes, when positive
     bool prefix_caching = true;
   } kv;
@@ -73,12 +73,24 @@ struct ServerConfig {
 
 /// Reads `path` (empty: only defaults), then applies `overrides` ("limits.max_queued_requests=8",
 /// in order), normalizes and validates. NOT_FOUND (no such file) or INVALID_ARGUMENT naming file or
-/// override, key, value and what is allowed; faults of validation all in one message.
+/// override, key, value and what is allowed, all faults in one message.
 absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
                                               const std::vector<std::string>& overrides);
 /// The same for YAML given as text; `source` names it in messages.
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const std::string& source,
                                                const std::vector<std::string>& overrides);
+/// What is wrong in one place.
+struct ConfigFault {
+  std::string where;  // the source, or "--set"
+  std::string what;   // "threads: \"two\" is not allowed, allowed: ..."
+};
+/// As ParseServerConfig, as far as it can be read: keys that are wrong keep their defaults, and
+/// what is wrong with them is appended to `faults`.
+ServerConfig ReadServerConfig(const std::string& yaml, const std::string& source,
+                              const std::vector<std::string>& overrides,
+                              std::vector<ConfigFault>& faults);
+/// The source in messages where there is no file.
+inline constexpr char kNoConfigFile[] = "server configuration";
 /// Every key with its value, as YAML that ParseServerConfig takes.
 std::string ToYaml(const ServerConfig& config);
 /// Splits "host:port" ("[::1]:80" too). INVALID_ARGUMENT unless host is not empty and port is

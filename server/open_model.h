@@ -33,13 +33,18 @@ struct OpenedModel {
   // NOT_FOUND where the folder has none; the model works without.
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
       absl::NotFoundError("not looked for");
-  MemoryPlan plan;  // of model and engine, as computed before loading
+  MemoryPlan plan;       // of model and engine, as computed before loading
+  EngineOptions engine;  // as asked for, with the KV cache that fits where that was left open
   LoadedModel loaded;
   DType compute_dtype = DType::kBF16;
 };
 
-/// Errors of CreateBackend, LoadProfile, Tokenizer::Load, PlanLoadFor and LoadModel; DATA_LOSS when
-/// the tokenizer knows more tokens than the model. `on_progress` may be empty.
+/// DATA_LOSS when the tokenizer knows more tokens than the model.
+absl::Status CheckTokenizer(const Tokenizer& tokenizer, const DecoderSpec& spec);
+
+/// Errors of CreateBackend, LoadProfile, Tokenizer::Load, CheckTokenizer, PlanLoadFor and
+/// LoadModel. The headers are read once; a KV cache that was left open and had to shrink is logged.
+/// `on_progress` may be empty.
 absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
                                       std::function<void(const LoadProgress&)> on_progress);
 

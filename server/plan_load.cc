@@ -1,11 +1,13 @@
 #include "server/plan_load.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
+#include <utility>
 
 #include "engine/plan/bytes_text.h"
+#include "engine/plan/device_check.h"
 #include "engine/plan/model_plan.h"
+#include "engine/plan/profile_choice.h"
+#include "kernels/ceil_div.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -21,18 +23,37 @@ PlanLimits LimitsOf(const EngineOptions& options) {
   return limits;
 }
 
-// "nf4 (4.40 GB), nf4-dq (4.10 GB)": what would fit, smallest last.
-std::string WhatFits(const std::string& model, const PlanDevice& device,
-                     const EngineOptions& options) {
+int64_t ContextOf(const ModelSource& source, const EngineOptions& options) {
+  return options.max_model_len > 0 ? options.max_model_len : source.spec.max_position_embeddings;
+}
+
+// Of `wanted` blocks, those that a load does not do without.
+int32_t LeastKvBlocks(int32_t wanted, int64_t context, const EngineOptions& options) {
+  const bool configured = options.num_kv_blocks > 0 || options.kv_cache_bytes > 0;
+  return configured ? wanted
+                    : static_cast<int32_t>(
+                          std::min<int64_t>(wanted, CeilDiv(context, options.block_size)));
+}
+
+// What PlanProfiles is asked for loads under these options.
+PlanRequest RequestFor(const ModelSource& source, const PlanDevice& device,
+                       const EngineOptions& options, const SelectionRules& rules) {
   PlanRequest request;
-  request.model = model;
   request.device = device;
   request.limits = LimitsOf(options);
-  request.context = options.max_model_len;
-  SelectionRules rules;
-  rules.goals = {{"any", {}, ""}};
-  rules.default_goal = {{0, "any"}};
-  const auto plan = PlanModel(request, rules);
+  request.context = ContextOf(source, options);
+  request.memory_utilization = rules.memory_utilization;
+  request.kv_tokens = [context = request.context, options](int64_t bytes_per_token) {
+    // Too few bytes for a block are PlanLoadFor's to refuse.
+    const int32_t wanted = KvBlocksFor(options, context, bytes_per_token).value_or(1);
+    return int64_t{LeastKvBlocks(wanted, context, options)} * options.block_size;
+  };
+  return request;
+}
+
+// "nf4 (4.40 GB), nf4-dq (4.10 GB)": what would fit, smallest last.
+std::string WhatFits(const ModelSource& source, const PlanRequest& request) {
+  const auto plan = PlanProfiles(source, request);
   std::vector<std::string> fitting;
   if (plan.ok()) {
     for (const ProfilePlan& p : plan->profiles) {
@@ -45,46 +66,49 @@ std::string WhatFits(const std::string& model, const PlanDevice& device,
 
 }  // namespace
 
-absl::StatusOr<std::string> ChooseProfile(const std::string& model, const PlanDevice& device,
-                                          const EngineOptions& options) {
+absl::StatusOr<ChosenProfile> ChooseProfile(const ModelSource& source, const PlanDevice& device,
+                                            const EngineOptions& options) {
+  RETURN_IF_ERROR(CheckEngineOptions(options, source.spec));
   ASSIGN_OR_RETURN(const SelectionRules rules, LoadSelectionRules(""));
-  PlanRequest request;
-  request.model = model;
-  request.device = device;
-  request.limits = LimitsOf(options);
-  request.context = options.max_model_len;
-  ASSIGN_OR_RETURN(const ModelPlan plan, PlanModel(request, rules));
+  ASSIGN_OR_RETURN(ModelPlan plan,
+                   PlanProfiles(source, RequestFor(source, device, options, rules)));
+  RETURN_IF_ERROR(ChooseFrom(plan, rules, /*goal=*/""));
   if (plan.recommended.empty()) {
     return ResourceExhausted("profile auto: {}", fmt::join(plan.reasons, "; "));
   }
-  spdlog::info("profile auto: {}", plan.recommended);
-  for (const std::string& reason : plan.reasons) spdlog::info("  {}", reason);
-  return plan.recommended == "checkpoint" ? "" : plan.recommended;
+  return ChosenProfile{plan.recommended == "checkpoint" ? "" : plan.recommended,
+                       std::move(plan.reasons)};
 }
 
-absl::StatusOr<MemoryPlan> PlanLoadFor(const std::string& model, const QuantProfile& profile,
-                                       bool profile_given, const PlanDevice& device,
-                                       const EngineOptions& options) {
-  ASSIGN_OR_RETURN(const LoadPlan load,
-                   PlanLoad(model, profile, profile_given, LimitsOf(options), device));
-  const int64_t context =
-      options.max_model_len > 0 ? options.max_model_len : load.max_position_embeddings;
-  ASSIGN_OR_RETURN(const int32_t blocks,
-                   KvBlocksFor(options, context, load.memory.kv_bytes_per_token));
-  MemoryPlan plan =
-      load.memory.WithKvTokens(int64_t{blocks} * options.block_size, options.block_size);
+absl::StatusOr<LoadMemory> PlanLoadFor(const ModelSource& source, const LoadPlan& load,
+                                       const PlanDevice& device, const EngineOptions& options) {
+  RETURN_IF_ERROR(CheckEngineOptions(options, source.spec));
+  RETURN_IF_ERROR(CheckDevice(load, device));
+  ASSIGN_OR_RETURN(const SelectionRules rules, LoadSelectionRules(""));
+  const MemoryPlan memory = PlanMemory(source, load, LimitsOf(options), device);
+  const int64_t context = ContextOf(source, options);
   const int64_t free = device.memory_bytes;
-  if (plan.total() <= free) return plan;
-  const int64_t tokens = load.memory.KvTokensIn(free, options.block_size);
+  LoadMemory out;
+  ASSIGN_OR_RETURN(out.wanted_kv_blocks, KvBlocksFor(options, context, memory.kv_bytes_per_token));
+  out.kv_blocks = out.wanted_kv_blocks;
+  if (free > 0) {
+    const auto usable = static_cast<int64_t>(static_cast<double>(free) * rules.memory_utilization);
+    const int64_t room = memory.KvTokensIn(usable, options.block_size) / options.block_size;
+    out.kv_blocks = static_cast<int32_t>(std::clamp<int64_t>(
+        room, LeastKvBlocks(out.wanted_kv_blocks, context, options), out.wanted_kv_blocks));
+  }
+  out.plan = memory.WithKvTokens(int64_t{out.kv_blocks} * options.block_size, options.block_size);
+  if (free == 0 || out.plan.total() <= free) return out;
+  const int64_t tokens = memory.KvTokensIn(free, options.block_size);
   return ResourceExhausted(
       "under {} it would take {} (weights {}, KV cache {}, workspace {}), and {} are free; what "
       "would fit: {}",
-      load.profile, BytesText(plan.total()), BytesText(plan.weights()),
-      BytesText(plan.of(MemoryComponent::kKvCache)), BytesText(plan.workspace()), BytesText(free),
-      tokens > 0
-          ? fmt::format("a KV cache of {} tokens, {} (kv.cache_bytes)", tokens,
-                        BytesText((tokens + options.block_size) * load.memory.kv_bytes_per_token))
-          : WhatFits(model, device, options));
+      load.options.profile.name, BytesText(out.plan.total()), BytesText(out.plan.weights()),
+      BytesText(out.plan.of(MemoryComponent::kKvCache)), BytesText(out.plan.workspace()),
+      BytesText(free),
+      tokens > 0 ? fmt::format("a KV cache of {} tokens, {} (kv.cache_bytes)", tokens,
+                               BytesText((tokens + options.block_size) * memory.kv_bytes_per_token))
+                 : WhatFits(source, RequestFor(source, device, options, rules)));
 }
 
 }  // namespace quantd

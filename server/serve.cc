@@ -65,9 +65,9 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
                                            options.engine.max_model_len > 0
                                                ? options.engine.max_model_len
                                                : loaded.spec.max_position_embeddings);
-  ASSIGN_OR_RETURN(out->engine,
-                   Engine::Create(*out->opened.backend, std::move(loaded),
-                                  out->opened.tokenizer.get(), options.engine, out->metrics.get()));
+  ASSIGN_OR_RETURN(out->engine, Engine::Create(*out->opened.backend, std::move(loaded),
+                                               out->opened.tokenizer.get(), out->opened.engine,
+                                               out->metrics.get()));
   out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
                  out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
   out->served.plan = &out->opened.plan;

@@ -55,10 +55,11 @@ void CheckSpec(const DecoderSpec& spec, FaultList& faults) {
     faults.Add("num_attention_heads: {} is not a multiple of num_key_value_heads {}",
                spec.num_heads, spec.num_kv_heads);
   }
-  if (spec.head_dim % 2 != 0) faults.Add("head_dim: {} is odd; rope rotates pairs", spec.head_dim);
+  if (spec.head_dim % 2 != 0)
+    faults.Add("head_dim: {} is odd, and rope rotates pairs", spec.head_dim);
   const int64_t rotated = spec.rotary_dim();
   if (rotated < 2 || (rotated % 2 != 0 && rotated != spec.head_dim)) {
-    faults.Add("partial_rotary_factor: {} of a head of {} are {} elements; rope rotates pairs",
+    faults.Add("partial_rotary_factor: {} of a head of {} are {} elements, and rope rotates pairs",
                spec.rope.partial_rotary_factor, spec.head_dim, rotated);
   }
   CheckRope(spec.rope, rotated, faults);

@@ -200,7 +200,7 @@ absl::StatusOr<ConfigReader> ConfigReader::Parse(const std::string& json,
 }
 
 absl::Status ConfigReader::ToStatus(absl::StatusCode code) const {
-  return Annotate(impl_->faults.ToStatus(code), impl_->source);
+  return impl_->faults.ToStatus(code, impl_->source);
 }
 
 bool ConfigReader::Has(std::string_view key) const { return impl_->Find(key) != nullptr; }

@@ -1,5 +1,7 @@
 // PlanModel: every profile on one model and one device, and which of them to take.
 //
+//   ModelSource  ->  PlanProfiles: a line for each profile  ->  ChooseFrom: which, and why
+//
 // For `quantd plan`, for `profile: auto` and for the message of a load that would not fit. Reads
 // config.json and, where there is one, the headers of a checkpoint; runs no model and allocates
 // nothing. Thread-safe: no state.
@@ -7,15 +9,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/models/decoder_spec.h"
+#include "engine/models/model_source.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/selection.h"
-#include "engine/weights/profile.h"
 
 namespace quantd {
 
@@ -27,6 +29,10 @@ struct PlanRequest {
   int64_t concurrency = 1;  // requests at once
   std::string goal;         // of the rules; empty: by their default_goal
   std::string profile;      // one more than the built-in ones: a file; may be empty
+  double memory_utilization = 1.0;  // share of the memory that may be taken; PlanModel: the rules'
+  /// Tokens of the KV cache that a load takes, of so many bytes a token. Empty: room for
+  /// `concurrency` requests of `context` tokens.
+  std::function<int64_t(int64_t bytes_per_token)> kv_tokens;
 };
 
 /// By `quantd eval`, of this checkpoint: see measured_quality.h.
@@ -42,7 +48,7 @@ struct ProfilePlan {
   std::string hash;           // QuantProfile::Hash
   std::string refusal;        // why it cannot be loaded from this checkpoint; empty: it can
   bool planned = false;       // false: it does not suit the model, and nothing below is known
-  MemoryPlan memory;          // with KV for `concurrency` requests of `context` tokens
+  MemoryPlan memory;          // with the request's KV cache
   bool fits = false;          // into the memory that may be taken
   int64_t max_kv_tokens = 0;  // 0 also when memory is not known
   int64_t max_requests = 0;   // of `context` tokens, at once
@@ -56,39 +62,42 @@ struct ProfilePlan {
 };
 
 struct ModelPlan {
+  // Of PlanProfiles.
   DecoderSpec spec;
   int64_t parameters = 0;
   std::string quantization;  // of the checkpoint: "none", ...
   int64_t memory_bytes = 0;  // of the device
   int64_t usable_bytes = 0;  // memory_bytes * memory_utilization
+  double memory_utilization = 1.0;
   int64_t context = 0;
   int64_t concurrency = 0;
-  std::string goal;
+  bool kv_configured = false;         // by PlanRequest::kv_tokens
   std::vector<ProfilePlan> profiles;  // largest weights first
-  std::string recommended;            // empty: nothing fits
-  std::string runner_up;              // empty: nothing else fits
-  std::vector<std::string> reasons;   // sentences, the goal first
+
+  // Of ChooseFrom, with the profiles' claimed_quality.
+  std::string goal;
+  std::string recommended;           // empty: nothing fits
+  std::string runner_up;             // empty: nothing else fits
+  std::vector<std::string> reasons;  // sentences, the goal first
 
   const ProfilePlan* Find(const std::string& name) const;
 };
 
-/// NOT_FOUND (no such folder or file), DATA_LOSS and UNIMPLEMENTED as of loading, INVALID_ARGUMENT
-/// (goal, context beyond the model's, a profile's file).
-absl::StatusOr<ModelPlan> PlanModel(const PlanRequest& request, const SelectionRules& rules);
+/// Every profile's line; nothing is chosen. Errors as PlanLoad's of the checkpoint as it is;
+/// INVALID_ARGUMENT (context beyond the model's, concurrency, a profile's file). `model` and `goal`
+/// of the request do not count.
+absl::StatusOr<ModelPlan> PlanProfiles(const ModelSource& source, const PlanRequest& request);
 
-/// One load: of a folder, under a profile or as it is, with the KV cache that a server would take.
-struct LoadPlan {
-  std::string profile;  // EffectiveProfile's name
-  int64_t max_position_embeddings = 0;
-  MemoryPlan memory;  // without a KV cache
-};
-/// Errors as LoadModel's, as far as headers tell.
-absl::StatusOr<LoadPlan> PlanLoad(const std::filesystem::path& dir, const QuantProfile& profile,
-                                  bool profile_given, const PlanLimits& limits,
-                                  const PlanDevice& device);
+/// NOT_FOUND (no such folder or file), DATA_LOSS and UNIMPLEMENTED as of loading, INVALID_ARGUMENT
+/// (goal, and as PlanProfiles).
+absl::StatusOr<ModelPlan> PlanModel(const PlanRequest& request, const SelectionRules& rules);
 
 /// PlanModel of a config given as text, without a checkpoint; `source` names it in messages.
 absl::StatusOr<ModelPlan> PlanConfig(const std::string& json, const std::string& source,
                                      const PlanRequest& request, const SelectionRules& rules);
+
+/// One load, without a KV cache.
+MemoryPlan PlanMemory(const ModelSource& source, const LoadPlan& load, const PlanLimits& limits,
+                      const PlanDevice& device);
 
 }  // namespace quantd

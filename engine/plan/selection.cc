@@ -98,7 +98,7 @@ absl::StatusOr<SelectionRules> ParseSelectionRules(const std::string& yaml,
     faults.Add("default_goal: the last entry must apply always (no bytes_per_parameter_below)");
   }
   ReadQuality(reader, rules);
-  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source));
+  RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument, source));
   return rules;
 }
 

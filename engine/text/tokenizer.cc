@@ -28,7 +28,7 @@ class BpeTokenizer final : public Tokenizer {
     tokenizer->bpe_ = Bpe::Create(spec, tokenizer->vocabulary_, &faults);
     tokenizer->ignore_merges_ = spec.bpe.ignore_merges;
     tokenizer->FindNamed(spec, &faults);
-    RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec.path));
+    RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss, spec.path));
     const int missing = spec.byte_level ? tokenizer->bpe_.MissingBytes() : 0;
     if (spec.bpe.unk_token && missing > 0) {
       return Unimplemented(

@@ -519,7 +519,7 @@ absl::Status ReadTokenizerJson(const std::filesystem::path& path, TokenizerSpec*
   ASSIGN_OR_RETURN(const Json json, ReadJson(path));
   const absl::Status status = Reader(spec, &faults).Read(json);
   // A malformed part can look like an unsupported one, so faults come first.
-  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), spec->path));
+  RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss, spec->path));
   return Annotate(status, spec->path);
 }
 
@@ -553,7 +553,7 @@ absl::StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::filesystem::path& dir
     ApplyConfigToModel(config, &spec, &faults);
     MakeTemplate(config, &spec, &faults);
   }
-  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), config_path.string()));
+  RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss, config_path.string()));
   return spec;
 }
 

@@ -251,6 +251,13 @@ absl::StatusOr<LoadedWeights> LoadWeights(const Checkpoint& checkpoint,
                                           const ExpectedWeights& expected,
                                           const WeightLoaderOptions& options, Backend& backend) {
   ASSIGN_OR_RETURN(const WeightsPlan plan, PlanWeights(checkpoint, expected, options));
+  return LoadPlannedWeights(checkpoint, expected, options, plan, backend);
+}
+
+absl::StatusOr<LoadedWeights> LoadPlannedWeights(const Checkpoint& checkpoint,
+                                                 const ExpectedWeights& expected,
+                                                 const WeightLoaderOptions& options,
+                                                 const WeightsPlan& plan, Backend& backend) {
   return Packer(checkpoint, options, plan, backend).Run(expected);
 }
 

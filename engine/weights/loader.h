@@ -84,6 +84,8 @@ struct WeightLoaderOptions {
   std::function<void(int64_t done, int64_t total, const std::string& module)> on_progress;
 };
 
+struct WeightsPlan;  // weight_check.h
+
 /// DATA_LOSS with all faults: of names, shapes and dtypes, before anything is allocated; where
 /// there is none, of values (not finite, codes and zero points out of range). One a module, the
 /// first, and one for its bias. UNIMPLEMENTED for stored variants or formats without a kernel,
@@ -91,5 +93,10 @@ struct WeightLoaderOptions {
 absl::StatusOr<LoadedWeights> LoadWeights(const Checkpoint& checkpoint,
                                           const ExpectedWeights& expected,
                                           const WeightLoaderOptions& options, Backend& backend);
+/// The same of what PlanWeights has made of these arguments: only values are still to be checked.
+absl::StatusOr<LoadedWeights> LoadPlannedWeights(const Checkpoint& checkpoint,
+                                                 const ExpectedWeights& expected,
+                                                 const WeightLoaderOptions& options,
+                                                 const WeightsPlan& plan, Backend& backend);
 
 }  // namespace quantd

@@ -224,7 +224,7 @@ absl::Status WithYaml(const std::string& yaml, const std::string& source, const 
     if (!root.IsMap()) return InvalidArgument("{}: not a mapping of keys to values", source);
     FaultList faults;
     read(root, faults);
-    return Annotate(faults.ToStatus(absl::StatusCode::kInvalidArgument), source);
+    return faults.ToStatus(absl::StatusCode::kInvalidArgument, source);
   } catch (const YAML::Exception& e) {
     return InvalidArgument("{}:{}:{}: not valid YAML: {}", source, e.mark.line + 1,
                            e.mark.column + 1, e.msg);

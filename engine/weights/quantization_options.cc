@@ -74,7 +74,7 @@ absl::StatusOr<std::optional<MethodOptions>> ReadConfig(const Json& json, const 
   FaultList faults;
   MethodOptions options =
       ReadQuantizationOptions(value.map, where, OptionSource::kCheckpoint, faults);
-  RETURN_IF_ERROR(Annotate(faults.ToStatus(absl::StatusCode::kDataLoss), file));
+  RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss, file));
   if (options.is_none()) return std::optional<MethodOptions>();
   return std::optional<MethodOptions>(std::move(options));
 }

@@ -233,7 +233,7 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
   served.name = flags.model;
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(*opened.backend, std::move(opened.loaded), opened.tokenizer.get(),
-                                  options.engine));
+                                  opened.engine));
   served.engine = engine.get();
   ASSIGN_OR_RETURN(PreparedRequest prepared,
                    ToPreparedRequest(std::move(request), FactsOf(served)));

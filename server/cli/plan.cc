@@ -152,24 +152,17 @@ void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
 
 // The device of this machine, or, where its memory is given, a GPU with so much.
 absl::StatusOr<PlanDevice> DeviceOf(const PlanFlags& flags) {
-  PlanDevice device;
-  BackendOptions options;
-  options.name = flags.backend;
-  const bool elsewhere =
-      !flags.memory.empty() && (flags.backend == "auto" || flags.backend == "cuda");
-  if (elsewhere) {
-    device.backend = PlanBackend::kCuda;
-  } else {
-    ASSIGN_OR_RETURN(const auto backend, CreateBackend(options));
-    device = PlanDeviceOf(*backend, options);
-  }
+  int64_t memory = 0;
   if (!flags.memory.empty()) {
     const auto bytes = ParseBytes(flags.memory);
     if (!bytes || *bytes == 0) {
       return InvalidArgument("--memory \"{}\": not a size like 16GB, 24GiB", flags.memory);
     }
-    device.memory_bytes = *bytes;
+    memory = *bytes;
   }
+  BackendOptions options;
+  options.name = flags.backend;
+  ASSIGN_OR_RETURN(PlanDevice device, PlanDeviceFor(options, memory));
   if (!flags.bandwidth.empty()) {
     const auto rate = ParseBytesPerSecond(flags.bandwidth);
     if (!rate || *rate == 0) {

@@ -134,6 +134,39 @@ TEST(ServerConfig, AllFaultsOfValidationComeAtOnce) {
   }
 }
 
+TEST(ServerConfig, AllFaultsOfAllStepsComeAtOnce) {
+  const char* yaml =
+      "modle: x\nthreads: two\nlimits: {max_queue_requests: 3}\nkv: 3\n"
+      "backend: [cpu]\nlisten: {grpc: x}\nbackend: ref\n";
+  const auto config = ParseServerConfig(yaml, "f.yaml", {"log.level=loud", "nonsense", "x=1"});
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+  for (const char* part :
+       {"f.yaml: unknown key modle; the nearest known key is model", "f.yaml: threads: \"two\"",
+        "unknown key limits.max_queue_requests", "kv must be a mapping",
+        "backend must be one value", "backend is given twice",
+        "--set: log.level: \"loud\" is not allowed", "--set: nonsense: must be key=value",
+        "--set: unknown key x", "model: empty", "listen.grpc: \"x\" is not host:port"}) {
+    EXPECT_NE(Message(config.status()).find(part), std::string::npos)
+        << Message(config.status()) << "\nlacks " << part;
+  }
+}
+
+TEST(ServerConfig, KeysThatAreWrongKeepTheirDefaults) {
+  std::vector<ConfigFault> faults;
+  const ServerConfig config =
+      ReadServerConfig("model: m\nthreads: two\nbackend: gpu\nkv: {block_size: 8}", "f.yaml",
+                       {"kv.cache_bytes=-1", "kv.prefix_caching=maybe"}, faults);
+  EXPECT_EQ(config.model, "m");
+  EXPECT_EQ(config.threads, 0);
+  EXPECT_EQ(config.backend, "auto");
+  EXPECT_EQ(config.kv.block_size, 8);
+  EXPECT_EQ(config.kv.cache_bytes, 0);
+  EXPECT_TRUE(config.kv.prefix_caching);
+  ASSERT_EQ(faults.size(), 4u);
+  EXPECT_EQ(faults[0].where, "f.yaml");
+  EXPECT_EQ(faults[3].where, "--set");
+}
+
 TEST(ServerConfig, MissingFileIsNotFound) {
   EXPECT_EQ(LoadServerConfig("/nonexistent.yaml", {}).status().code(), absl::StatusCode::kNotFound);
 }

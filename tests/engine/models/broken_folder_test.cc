@@ -159,7 +159,7 @@ TEST(LoadModel, RefusesBrokenConfigs) {
        Config("\"rope_type\": \"default\"",
               "\"rope_type\": \"default\", \"partial_rotary_factor\": 0.4"),
        kLoss,
-       {"partial_rotary_factor: 0.4 of a head of 8 are 3 elements; rope rotates pairs"}},
+       {"partial_rotary_factor: 0.4 of a head of 8 are 3 elements, and rope rotates pairs"}},
       {"llama3 rope without factors",
        Config("\"rope_type\": \"default\"", "\"rope_type\": \"llama3\", \"factor\": 0.5"),
        kLoss,

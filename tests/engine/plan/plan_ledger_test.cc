@@ -8,11 +8,8 @@
 #include "engine/engine.h"
 #include "engine/generate.h"
 #include "engine/load.h"
-#include "engine/models/architecture.h"
-#include "engine/plan/memory_plan.h"
-#include "engine/weights/effective_profile.h"
-#include "engine/weights/profile.h"
-#include "engine/weights/quantization_options.h"
+#include "engine/plan/device_check.h"
+#include "engine/plan/model_plan.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/ref/ref_backend.h"
@@ -102,27 +99,19 @@ TEST_P(PlanLedger, PlanIsWhatIsBooked) {
   load.max_positions = 160;
 
   // The plan, from headers.
-  const DecoderSpec spec = ReadDecoderSpec(c.folder).value();
-  const ExpectedWeights expected =
-      FindArchitecture(spec.architecture, spec.model_type)->weights(spec);
-  WeightLoaderOptions options;
-  options.prequantized = ReadQuantizationConfig(c.folder).value();
-  options.profile =
-      EffectiveProfile(load.profile, load.profile_given, options.prequantized).value();
-  options.compute_dtype = options.profile.ComputeDType(spec.dtype);
-  const auto checkpoint = Checkpoint::Open(c.folder).value();
-  const auto weights = PlanWeights(*checkpoint, expected, options);
+  const ModelSource source = OpenModelSource(c.folder).value();
+  const auto planned = PlanLoad(source, load.profile, load.profile_given);
   auto loaded = LoadModel(*backend, load);
-  ASSERT_EQ(weights.ok(), loaded.ok()) << weights.status() << " " << loaded.status();
+  ASSERT_EQ(planned.ok(), loaded.ok()) << planned.status() << " " << loaded.status();
   if (!loaded.ok()) GTEST_SKIP() << "the profile does not suit the model: " << loaded.status();
   const PlanLimits limits = {.max_num_seqs = kSeqs,
                              .max_num_batched_tokens = kRows,
                              .max_logit_rows = kSeqs + kExtraLogitRows,
                              .max_model_len = 160};
-  const MemoryPlan plan = PlanMemory(spec, expected, *weights, options.compute_dtype,
-                                     options.profile.kv_dtype.value_or(options.compute_dtype),
-                                     limits, DeviceOf(*backend))
-                              .WithKvTokens(kBlocks * 16, 16);
+  const PlanDevice device = DeviceOf(*backend);
+  EXPECT_TRUE(CheckDevice(*planned, device).ok()) << CheckDevice(*planned, device);
+  const MemoryPlan plan =
+      PlanMemory(source, *planned, limits, device).WithKvTokens(kBlocks * 16, 16);
 
   const QuantizationReport report = loaded->report;
   EXPECT_EQ(report.parameters, plan.parameters);
@@ -160,7 +149,8 @@ TEST_P(PlanLedger, PlanIsWhatIsBooked) {
   }
 
   int64_t num_modules = 2;
-  for (const auto& group : weights->groups) num_modules += static_cast<int64_t>(group.size());
+  for (const auto& group : planned->weights.groups)
+    num_modules += static_cast<int64_t>(group.size());
   const MemoryAccount& ledger = backend->memory();
   for (int i = 0; i < kNumMemoryComponents; ++i) {
     const auto component = static_cast<MemoryComponent>(i);
