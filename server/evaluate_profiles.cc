@@ -17,6 +17,7 @@
 #include "kernels/ceil_div.h"
 #include "kernels/status.h"
 #include "server/open_model.h"
+#include "server/plan_load.h"
 #include "server/read_input.h"
 #include "server/version.h"
 
@@ -55,8 +56,8 @@ class ProfileEvaluation {
         if (absl::IsUnavailable(refusal)) return refusal;  // the journal, the device
         result = ProfileResult();
         result->refusal = Message(refusal);
+        result->facts.name = profiles_[i];
       }
-      result->facts.name = profiles_[i];
       report_.profiles.push_back(*std::move(result));
     }
     std::stable_sort(report_.profiles.begin(), report_.profiles.end(),
@@ -91,6 +92,11 @@ class ProfileEvaluation {
     profiles_ = options_.profiles;
     if (profiles_.empty()) {
       profiles_ = prequantized ? std::vector<std::string>{kCheckpoint} : BuiltInProfiles();
+    }
+    for (size_t i = 0; i < profiles_.size(); ++i) {
+      if (profiles_[i].empty()) return InvalidArgument("profiles: one of them has no name");
+      const auto rest = profiles_.begin() + static_cast<ptrdiff_t>(i) + 1;
+      profiles_.erase(std::remove(rest, profiles_.end(), profiles_[i]), profiles_.end());
     }
     progress_.num_profiles = profiles_.size();
     reference_model_ = options_.reference_model.empty() ? options_.model : options_.reference_model;
@@ -170,6 +176,7 @@ class ProfileEvaluation {
       return InvalidArgument("{} has a vocabulary of {}, the reference in {} one of {}",
                              options_.model, spec_.vocab_size, reference_model_, spec.vocab_size);
     }
+    if (reference_ == kAutoProfile) reference_ = opened_reference_->loaded.report.profile_name;
     report_.reference = reference_;
     if (reference_model_ != options_.model) report_.reference_model = reference_model_;
     return absl::OkStatus();
@@ -220,7 +227,9 @@ class ProfileEvaluation {
     }
     std::vector<WindowScore> scores;
     for (const auto& [index, score] : journal_->Of(hash).windows) scores.push_back(score);
-    return SummarizeProfile(*journal_->Of(hash).facts, scores, reference.has_value());
+    ProfileFacts facts = *journal_->Of(hash).facts;
+    facts.name = name == kAutoProfile ? loaded.profile_name : name;
+    return SummarizeProfile(std::move(facts), scores, reference.has_value());
   }
 
   static std::string DescriptionOf(const std::string& name) {

@@ -3,11 +3,10 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "engine/eval/eval_json.h"
+#include "engine/weights/files.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -16,6 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr char kIdentity[] = "quantd_eval";
+constexpr int64_t kMaxBytes = int64_t{16} << 30;  // twenty bytes a token and profile
 
 }  // namespace
 
@@ -46,8 +46,7 @@ absl::StatusOr<std::unique_ptr<EvalJournal>> EvalJournal::Open(const std::string
 
 absl::Status EvalJournal::Read(const std::string& path, const Identity& identity,
                                int64_t* valid_bytes) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxBytes));
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);

@@ -1,8 +1,10 @@
 // quantd eval: what every profile costs and loses on a text, as a table, JSON, or a page to read.
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -77,11 +79,15 @@ bool HasSuffix(const std::string& path, std::string_view suffix) {
          path.compare(path.size() - suffix.size(), suffix.size(), suffix) == 0;
 }
 
+absl::Status CannotWrite(const std::string& path) {
+  return Unavailable("--report {}: cannot be written: {}", path, std::strerror(errno));
+}
+
 absl::Status Write(const std::string& path, const EvalReport& report) {
   std::ofstream file(path, std::ios::binary);
   file << (HasSuffix(path, ".html") ? RenderReport(report) : ToJson(report));
   file.close();
-  return file ? absl::OkStatus() : Unavailable("--report {}: cannot be written", path);
+  return file ? absl::OkStatus() : CannotWrite(path);
 }
 
 absl::StatusOr<EvalReport> MakeReport(const EvalFlags& flags) {
@@ -102,6 +108,8 @@ absl::Status RunEval(const EvalFlags& flags) {
     if (!HasSuffix(path, ".html") && !HasSuffix(path, ".json")) {
       return InvalidArgument("--report {}: must end in .html or .json", path);
     }
+    // Before hours of measuring.
+    if (!std::ofstream(path, std::ios::app)) return CannotWrite(path);
   }
   ASSIGN_OR_RETURN(const EvalReport report, MakeReport(flags));
   for (const std::string& path : flags.reports) RETURN_IF_ERROR(Write(path, report));
@@ -140,10 +148,13 @@ void AddEval(CLI::App& app, Run* run) {
                   "Folder of the full-precision original of a quantized checkpoint");
   cmd->add_option("--reference-backend", e.reference_backend,
                   "Where the reference runs, if it does not fit beside: cpu, say");
-  cmd->add_option("--context", e.context, "Tokens of a window; 0: the model's, at most 2048");
+  cmd->add_option("--context", e.context, "Tokens of a window; 0: the model's, at most 2048")
+      ->check(CLI::NonNegativeNumber);
   cmd->add_option("--stride", e.stride,
-                  "Tokens from one window to the next; 0: as many as a window has");
-  cmd->add_option("--max-tokens", e.max_tokens, "Of the text, that are scored; 0: all");
+                  "Tokens from one window to the next; 0: as many as a window has")
+      ->check(CLI::NonNegativeNumber);
+  cmd->add_option("--max-tokens", e.max_tokens, "Of the text, that are scored; 0: all")
+      ->check(CLI::NonNegativeNumber);
   cmd->add_option("--resume", e.journal,
                   "File that keeps what is measured: a run that was stopped goes on with it");
   cmd->add_option("--report", flags->reports, "File to write, .html or .json; may be repeated");

@@ -61,6 +61,14 @@ TEST_F(LargeModel, IsPlannedAlikeFromItsConfigAndFromItsHeaders) {
   EXPECT_FALSE(headers["recommended"].is_null());
 }
 
+TEST_F(LargeModel, IsValid) {
+  for (const char* profile : {"nf4-dq", "int8", "hqq4"}) {
+    const json found = Run({"validate", "--model", folder_, "--profile", profile, "--backend",
+                            "cuda", "--memory", "4GB", "--json"});
+    EXPECT_EQ(found["ok"], true) << found.dump();
+  }
+}
+
 TEST_F(LargeModel, TakesWhatWasPlannedAndIsMeasured) {
   const json plan = Run({"plan", folder_, "--backend", "cpu", "--memory", "16GB", "--json"});
   const json report = Run({"eval", folder_, "--backend", "cpu", "--profiles", "int8,nf4-dq",

@@ -125,6 +125,14 @@ TEST_F(EvalCommand, GoesOnWhereItWasKilled) {
   EXPECT_THAT(other.err, HasSubstr("is of another evaluation: text was"));
 }
 
+TEST_F(EvalCommand, ProfilesAreMeasuredOnceAndByTheirNames) {
+  const Finished run = RunQuantd(Arguments({"--profiles", "auto,nf4,nf4", "--max-tokens", "120"}));
+  ASSERT_EQ(run.code, 0) << run.err;
+  const json report = Parsed(run.out);
+  ASSERT_EQ(report["profiles"].size(), 2u);
+  EXPECT_EQ(report["profiles"][0]["name"], "int8") << "what the planner chooses here";
+}
+
 TEST_F(EvalCommand, ProfileThatCannotBeLoadedIsReportedAndTheOthersAreMeasured) {
   WriteFile(Path("broken.yaml"), "quantization: {quant_method: hqq, nbits: 4, group_size: 7}\n");
   const Finished run = RunQuantd(Arguments({"--profiles", "int8," + Path("broken.yaml")}));
@@ -209,6 +217,9 @@ TEST_F(EvalCommand, FaultsAreOneLine) {
       {{"--reference-model", "/no/such"}, "/no/such is not a folder"},
       {{"--model", "/no/such"}, "/no/such is not a folder"},
       {{"--report", Path("a.pdf")}, "must end in .html or .json"},
+      {{"--report", "/no/such/a.html"}, "--report /no/such/a.html: cannot be written: No such"},
+      {{"--profiles", ""}, "one of them has no name"},
+      {{"--resume", "/tmp"}, "/tmp"},
       {{"--resume", "/no/such/journal"}, "/no/such/journal: cannot be written"},
   };
   for (const auto& [flags, message] : table) {
@@ -218,6 +229,8 @@ TEST_F(EvalCommand, FaultsAreOneLine) {
     EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
   }
   EXPECT_EQ(RunQuantd({"eval", "--text", kValidation}).code, 2) << "no model";
+  EXPECT_EQ(RunQuantd(Arguments({"--max-tokens", "-5"})).code, 2);
+  EXPECT_EQ(RunQuantd(Arguments({"--context", "99999999999999999999"})).code, 1);
   WriteFile(Path("no.json"), "{}");
   const Finished none = RunQuantd({"eval", "--from", Path("no.json")});
   EXPECT_EQ(none.code, 1);
