@@ -194,6 +194,7 @@ class ProfileEvaluation {
   }
 
   absl::StatusOr<ProfileResult> MeasureProfile(const std::string& name) {
+    ReportProgress(0);
     ASSIGN_OR_RETURN(const OpenedModel opened, Open(options_.model, name, options_.backend));
     const QuantizationReport& loaded = opened.loaded.report;
     report_.parameters = loaded.parameters;

@@ -33,8 +33,8 @@ inline constexpr char kNoReference[] = "none";
 struct EvaluateProgress {
   std::string profile;
   size_t profile_index = 0, num_profiles = 0;
-  int64_t window = 0, num_windows = 0;  // done, of this profile
-  double seconds_left = 0.0;            // of all profiles, by the rate so far
+  int64_t window = 0, num_windows = 0;  // done, of this profile; 0: it is loaded and sampled
+  double seconds_left = 0.0;            // of all profiles, by the rate so far; 0: not known yet
 };
 
 /// Profiles that cannot be loaded, or break, are in the report with their refusals. Errors:

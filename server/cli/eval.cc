@@ -37,12 +37,16 @@ class ProgressLine {
   }
   void operator()(const EvaluateProgress& p) {
     const auto now = std::chrono::steady_clock::now();
-    const bool last = p.window == p.num_windows;
+    const bool last = p.window == p.num_windows || (terminal_ && p.window == 0);
     if (terminal_ ? !last && now - shown_ < std::chrono::milliseconds(200) : !last) return;
     shown_ = now;
-    fmt::print(stderr, "{}[{}/{}] {}: window {} of {}, {:.0f} s left{}",
-               terminal_ ? "\r\033[K" : "", p.profile_index + 1, p.num_profiles, p.profile,
-               p.window, p.num_windows, p.seconds_left, terminal_ ? "" : "\n");
+    const std::string doing = p.window == 0
+                                  ? "loading; errors of modules, greedy texts"
+                                  : fmt::format("window {} of {}", p.window, p.num_windows);
+    const std::string left =
+        p.seconds_left > 0 ? fmt::format(", {:.0f} s left", p.seconds_left) : "";
+    fmt::print(stderr, "{}[{}/{}] {}: {}{}{}", terminal_ ? "\r\033[K" : "", p.profile_index + 1,
+               p.num_profiles, p.profile, doing, left, terminal_ ? "" : "\n");
     std::fflush(stderr);
   }
 

@@ -54,11 +54,11 @@ absl::StatusOr<std::string> TextFromJson(const std::string& text, const std::str
   return json.get<std::string>();
 }
 
-std::string ToJson(std::span<const int32_t> ids) {
+std::string IdsToJson(std::span<const int32_t> ids) {
   return Json(std::vector<int32_t>(ids.begin(), ids.end())).dump();
 }
 
-std::string ToJson(const std::string& text) {
+std::string TextToJson(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

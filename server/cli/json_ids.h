@@ -19,7 +19,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> IdListsFromJson(const std::str
 /// The string of a JSON string.
 absl::StatusOr<std::string> TextFromJson(const std::string& json, const std::string& where);
 
-std::string ToJson(std::span<const int32_t> ids);
-std::string ToJson(const std::string& text);
+std::string IdsToJson(std::span<const int32_t> ids);
+std::string TextToJson(const std::string& text);
 
 }  // namespace quantd

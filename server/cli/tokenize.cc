@@ -34,7 +34,7 @@ absl::StatusOr<std::string> Convert(const Tokenizer& tokenizer, const std::strin
       }
     }
     const std::string text = tokenizer.Decode(ids, flags.no_special);
-    return flags.jsonl ? ToJson(text) : text;
+    return flags.jsonl ? TextToJson(text) : text;
   }
   std::string text = input;
   if (flags.jsonl) {
@@ -42,7 +42,7 @@ absl::StatusOr<std::string> Convert(const Tokenizer& tokenizer, const std::strin
   }
   const absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(text, !flags.no_special);
   if (!ids.ok()) return Annotate(ids.status(), where);
-  return ToJson(*ids);
+  return IdsToJson(*ids);
 }
 
 absl::Status RunTokenize(const TokenizeFlags& flags) {
