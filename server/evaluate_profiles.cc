@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <optional>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "engine/weights/profile.h"
 #include "engine/weights/quantization_options.h"
 #include "kernels/ceil_div.h"
+#include "kernels/fault_list.h"
 #include "kernels/status.h"
 #include "server/open_model.h"
 #include "server/plan_load.h"
@@ -25,7 +27,6 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kDefaultContext = 2048;
-constexpr int32_t kStepTokens = 128;
 constexpr char kCheckpoint[] = "checkpoint";  // the name of a quantized checkpoint as it is
 
 std::string UtcDate() {
@@ -43,22 +44,30 @@ class ProfileEvaluation {
       : options_(options), on_progress_(std::move(on_progress)) {}
 
   absl::StatusOr<EvalReport> Run() {
+    // What can be refused at once comes before what takes long.
     RETURN_IF_ERROR(ReadModel());
+    RETURN_IF_ERROR(ReadProfiles());
     RETURN_IF_ERROR(ReadText());
+    ASSIGN_OR_RETURN(const EvalJournal::Identity identity, Identity());
+    ASSIGN_OR_RETURN(journal_, EvalJournal::Open(options_.journal, identity));
     RETURN_IF_ERROR(OpenReference());
-    ASSIGN_OR_RETURN(journal_, EvalJournal::Open(options_.journal, Identity()));
     for (size_t i = 0; i < profiles_.size(); ++i) {
       progress_.profile = profiles_[i];
       progress_.profile_index = i;
       absl::StatusOr<ProfileResult> result = MeasureProfile(profiles_[i]);
       if (!result.ok()) {
         const absl::Status refusal = result.status();
-        if (absl::IsUnavailable(refusal)) return refusal;  // the journal, the device
+        // The journal, the device; the reference.
+        if (absl::IsUnavailable(refusal) || absl::IsFailedPrecondition(refusal)) return refusal;
         result = ProfileResult();
         result->refusal = Message(refusal);
         result->facts.name = profiles_[i];
       }
-      report_.profiles.push_back(*std::move(result));
+      const bool again = std::any_of(
+          report_.profiles.begin(), report_.profiles.end(), [&](const ProfileResult& p) {
+            return p.facts.name == result->facts.name && p.facts.hash == result->facts.hash;
+          });
+      if (!again) report_.profiles.push_back(*std::move(result));  // auto may be another's name
     }
     std::stable_sort(report_.profiles.begin(), report_.profiles.end(),
                      [](const ProfileResult& a, const ProfileResult& b) {
@@ -79,29 +88,40 @@ class ProfileEvaluation {
     ASSIGN_OR_RETURN(spec_, ReadDecoderSpec(options_.model));
     ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options_.model));
     ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.model));
-    if (tokenizer_->vocab_size() > spec_.vocab_size) {
-      return DataLoss("{}: the tokenizer has ids up to {}, but config.json's vocab_size is {}",
-                      options_.model, tokenizer_->vocab_size() - 1, spec_.vocab_size);
-    }
-    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options_.model));
-    report_.fingerprint = CheckpointFingerprint(*checkpoint);
+    RETURN_IF_ERROR(Annotate(CheckTokenizer(*tokenizer_, spec_), options_.model));
+    ASSIGN_OR_RETURN(report_.fingerprint, ModelFingerprint(options_.model));
     report_.version = kVersion;
     report_.model = options_.model;
     report_.architecture = spec_.architecture;
 
+    quantized_ = prequantized.has_value();
+    reference_model_ = options_.reference_model.empty() ? options_.model : options_.reference_model;
+    return absl::OkStatus();
+  }
+
+  // The names of profiles and reference; all faults of profiles at once.
+  absl::Status ReadProfiles() {
     profiles_ = options_.profiles;
     if (profiles_.empty()) {
-      profiles_ = prequantized ? std::vector<std::string>{kCheckpoint} : BuiltInProfiles();
+      profiles_ = quantized_ ? std::vector<std::string>{kCheckpoint} : BuiltInProfiles();
     }
+    FaultList faults;
     for (size_t i = 0; i < profiles_.size(); ++i) {
-      if (profiles_[i].empty()) return InvalidArgument("profiles: one of them has no name");
       const auto rest = profiles_.begin() + static_cast<ptrdiff_t>(i) + 1;
       profiles_.erase(std::remove(rest, profiles_.end(), profiles_[i]), profiles_.end());
+      if (profiles_[i].empty()) {
+        faults.Add("profiles: one of them has no name");
+      } else if (const absl::Status status = HashOf(profiles_[i]).status(); !status.ok()) {
+        faults.Add("{}", Message(status));
+      }
     }
+    RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
     progress_.num_profiles = profiles_.size();
-    reference_model_ = options_.reference_model.empty() ? options_.model : options_.reference_model;
     reference_ = options_.reference;
     if (reference_ == kNoReference) {
+      if (!options_.reference_model.empty() || !options_.reference_backend.empty()) {
+        return InvalidArgument("reference is none, and a model or a backend is given for it");
+      }
       reference_.clear();
     } else if (reference_.empty()) {
       ASSIGN_OR_RETURN(const DecoderSpec spec, ReadDecoderSpec(reference_model_));
@@ -111,6 +131,13 @@ class ProfileEvaluation {
     return absl::OkStatus();
   }
 
+  // What is in a profile; the name of one that is known only when it is loaded.
+  static absl::StatusOr<std::string> HashOf(const std::string& profile) {
+    if (profile.empty() || profile == kCheckpoint || profile == kAutoProfile) return profile;
+    ASSIGN_OR_RETURN(const QuantProfile loaded, LoadProfile(profile));
+    return loaded.Hash();
+  }
+
   absl::Status ReadText() {
     ASSIGN_OR_RETURN(const std::string contents, ReadInput(options_.text, "text " + options_.text));
     ASSIGN_OR_RETURN(const auto documents, SplitDocuments(contents, options_.text));
@@ -118,7 +145,7 @@ class ProfileEvaluation {
     cut.context = options_.context > 0 ? options_.context
                                        : std::min(kDefaultContext, spec_.max_position_embeddings);
     if (cut.context > spec_.max_position_embeddings) {
-      return InvalidArgument("context is {}, allowed: 2 to the model's {}", cut.context,
+      return InvalidArgument("context is {}, allowed: at most the model's {}", cut.context,
                              spec_.max_position_embeddings);
     }
     cut.stride = options_.stride;
@@ -135,7 +162,7 @@ class ProfileEvaluation {
     report_.tokens = text_.tokens;
     report_.bytes = text_.bytes;
     report_.context = cut.context;
-    report_.stride = cut.stride > 0 ? cut.stride : cut.context;
+    report_.stride = text_.stride;
     report_.greedy_tokens = settings_.greedy_tokens;
     progress_.num_windows = report_.windows;
     return absl::OkStatus();
@@ -154,8 +181,8 @@ class ProfileEvaluation {
     open.profile = profile == kCheckpoint ? "" : profile;
     open.backend = backend;
     open.need_tokenizer = false;
-    open.engine.max_num_batched_tokens = kStepTokens;
-    open.engine.max_num_seqs = kStepTokens - kExtraLogitRows;  // logits of every row
+    open.engine.max_num_batched_tokens = kEvalStepTokens;
+    open.engine.max_num_seqs = kEvalStepTokens - kExtraLogitRows;  // logits of every row
     open.engine.max_model_len = static_cast<int32_t>(settings_.context);
     open.engine.num_kv_blocks =
         static_cast<int32_t>(CeilDiv(settings_.context, int64_t{open.engine.block_size})) + 1;
@@ -182,11 +209,19 @@ class ProfileEvaluation {
     return absl::OkStatus();
   }
 
-  EvalJournal::Identity Identity() const {
-    return {{"checkpoint", report_.fingerprint}, {"text", text_.hash},
-            {"reference", reference_},           {"reference_model", report_.reference_model},
-            {"backend", options_.backend.name},  {"context", fmt::format("{}", settings_.context)},
-            {"quantd", report_.version}};
+  absl::StatusOr<EvalJournal::Identity> Identity() const {
+    EvalJournal::Identity identity = {{"checkpoint", report_.fingerprint},
+                                      {"text", text_.hash},
+                                      {"reference", reference_},
+                                      {"backend", options_.backend.name},
+                                      {"determinism", options_.backend.determinism},
+                                      {"context", fmt::format("{}", settings_.context)},
+                                      {"quantd", report_.version}};
+    if (reference_.empty()) return identity;
+    ASSIGN_OR_RETURN(identity["reference profile"], HashOf(reference_));
+    ASSIGN_OR_RETURN(identity["reference checkpoint"], ModelFingerprint(reference_model_));
+    identity["reference backend"] = options_.reference_backend;
+    return identity;
   }
 
   static EvalTarget TargetOf(const OpenedModel& opened) {
@@ -205,6 +240,14 @@ class ProfileEvaluation {
     ASSIGN_OR_RETURN(const auto evaluator,
                      Evaluator::Create(text_, settings_, TargetOf(opened), reference));
     const std::string hash = loaded.profile_hash;
+    for (int64_t window = 0; window < report_.windows; ++window) {
+      if (!journal_->Of(hash).windows.contains(window)) {
+        ASSIGN_OR_RETURN(WindowScore score, evaluator->Score(window));
+        RETURN_IF_ERROR(journal_->Add(hash, std::move(score)));
+        ++scored_;
+      }
+      ReportProgress(window + 1);
+    }
     if (!journal_->Of(hash).facts) {
       ProfileFacts facts;
       facts.name = name;
@@ -218,19 +261,24 @@ class ProfileEvaluation {
       RETURN_IF_ERROR(evaluator->Measure(&facts));
       RETURN_IF_ERROR(journal_->Add(std::move(facts)));
     }
-    for (int64_t window = 0; window < report_.windows; ++window) {
-      if (!journal_->Of(hash).windows.contains(window)) {
-        ASSIGN_OR_RETURN(WindowScore score, evaluator->Score(window));
-        RETURN_IF_ERROR(journal_->Add(hash, std::move(score)));
-        ++scored_;
-      }
-      ReportProgress(window + 1);
-    }
     std::vector<WindowScore> scores;
-    for (const auto& [index, score] : journal_->Of(hash).windows) scores.push_back(score);
+    for (const auto& [index, score] : journal_->Of(hash).windows) {
+      const EvalWindow* window =
+          index < report_.windows ? &text_.windows[static_cast<size_t>(index)] : nullptr;
+      if (window == nullptr || score.tokens != window->scored() ||
+          score.kl.empty() == reference.has_value()) {
+        return FailedPrecondition("{}: window {} of {} is not of this text", options_.journal,
+                                  index, name);
+      }
+      scores.push_back(score);
+    }
     ProfileFacts facts = *journal_->Of(hash).facts;
     facts.name = name == kAutoProfile ? loaded.profile_name : name;
-    return SummarizeProfile(std::move(facts), scores, reference.has_value());
+    ProfileResult result = SummarizeProfile(std::move(facts), scores, reference.has_value());
+    if (!std::isfinite(result.perplexity) || (result.compared && !(result.retention.value > 0))) {
+      return DataLoss("its perplexity is beyond all numbers: nothing of the model is left");
+    }
+    return result;
   }
 
   static std::string DescriptionOf(const std::string& name) {
@@ -257,6 +305,7 @@ class ProfileEvaluation {
   std::unique_ptr<Tokenizer> tokenizer_;
   EvalText text_;
   EvalSettings settings_;
+  bool quantized_ = false;  // the checkpoint
   std::vector<std::string> profiles_;
   std::string reference_, reference_model_;
   std::optional<OpenedModel> opened_reference_;

@@ -1,12 +1,17 @@
 #include "engine/eval/eval_journal.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "engine/eval/eval_json.h"
 #include "engine/weights/files.h"
+#include "engine/weights/json_check.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -17,10 +22,22 @@ using nlohmann::json;
 constexpr char kIdentity[] = "quantd_eval";
 constexpr int64_t kMaxBytes = int64_t{16} << 30;  // twenty bytes a token and profile
 
+// Names in it may be paths that are no UTF-8.
+std::string Dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+absl::StatusOr<json> ParseLine(const std::string& line, const std::string& where) {
+  RETURN_IF_ERROR(CheckJson(line, where));
+  json value = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!value.is_object()) return DataLoss("{}: not an object", where);
+  return value;
+}
+
 }  // namespace
 
 EvalJournal::~EvalJournal() {
-  if (file_ != nullptr) std::fclose(file_);
+  if (file_ >= 0) ::close(file_);
 }
 
 absl::StatusOr<std::unique_ptr<EvalJournal>> EvalJournal::Open(const std::string& path,
@@ -28,59 +45,64 @@ absl::StatusOr<std::unique_ptr<EvalJournal>> EvalJournal::Open(const std::string
   std::unique_ptr<EvalJournal> journal(new EvalJournal());
   if (path.empty()) return journal;
   journal->path_ = path;
-  std::error_code error;
-  const bool exists = std::filesystem::exists(path, error);
-  int64_t valid_bytes = 0;
-  if (exists) {
-    RETURN_IF_ERROR(journal->Read(path, identity, &valid_bytes));
-    std::filesystem::resize_file(path, static_cast<uintmax_t>(valid_bytes), error);
+  journal->file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  struct stat facts {};
+  if (journal->file_ < 0 || ::fstat(journal->file_, &facts) != 0) return journal->CannotWrite();
+  if (!S_ISREG(facts.st_mode)) return Unavailable("{}: not a regular file", path);
+  // Two writers would cut each other's lines.
+  if (::flock(journal->file_, LOCK_EX | LOCK_NB) != 0) {
+    return Unavailable("{}: in use by another evaluation", path);
   }
-  journal->file_ = std::fopen(path.c_str(), "ae");
-  if (journal->file_ == nullptr || error) {
-    return Unavailable("{}: cannot be written: {}", path,
-                       error ? error.message() : std::strerror(errno));
+  ASSIGN_OR_RETURN(const int64_t valid_bytes, journal->Read(identity));
+  if (::ftruncate(journal->file_, valid_bytes) != 0 ||
+      ::lseek(journal->file_, valid_bytes, SEEK_SET) < 0) {
+    return journal->CannotWrite();
   }
-  if (valid_bytes == 0) RETURN_IF_ERROR(journal->Write(json{{kIdentity, identity}}.dump()));
+  if (valid_bytes == 0) RETURN_IF_ERROR(journal->Write(Dump(json{{kIdentity, identity}})));
   return journal;
 }
 
-absl::Status EvalJournal::Read(const std::string& path, const Identity& identity,
-                               int64_t* valid_bytes) {
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxBytes));
+// Fills profiles_; the bytes of whole lines.
+absl::StatusOr<int64_t> EvalJournal::Read(const Identity& identity) {
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path_, kMaxBytes));
   int64_t number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;  // cut off
-    const std::string where = fmt::format("{}: line {}", path, ++number);
-    const json line = json::parse(text.begin() + static_cast<ptrdiff_t>(begin),
-                                  text.begin() + static_cast<ptrdiff_t>(end), nullptr,
-                                  /*allow_exceptions=*/false);
-    if (!line.is_object()) return DataLoss("{}: not an object", where);
+  size_t begin = 0;
+  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string where = fmt::format("{}: line {}", path_, ++number);
+    ASSIGN_OR_RETURN(const json line, ParseLine(text.substr(begin, end - begin), where));
     if (number == 1) {
-      if (!line.contains(kIdentity) || !line[kIdentity].is_object()) {
-        return DataLoss("{}: not a journal of quantd eval", where);
-      }
-      for (const auto& [key, value] : identity) {
-        const json was = line[kIdentity].value(key, json());
-        if (was == json(value)) continue;
-        return FailedPrecondition(
-            "{} is of another evaluation: {} was {} and is \"{}\"; name another file, or remove it",
-            path, key, was.dump(), value);
-      }
-    } else if (line.contains("profile") && line["profile"].is_string() && line.contains("score")) {
-      ASSIGN_OR_RETURN(WindowScore score, WindowScoreFromJson(line["score"].dump(), where));
+      RETURN_IF_ERROR(CheckIdentity(Dump(line.value(kIdentity, json())), identity));
+    } else if (line.contains("score") && line.contains("profile") && line["profile"].is_string()) {
+      ASSIGN_OR_RETURN(WindowScore score, WindowScoreFromJson(Dump(line["score"]), where));
       const int64_t window = score.window;
       profiles_[line["profile"].get<std::string>()].windows.insert_or_assign(window,
                                                                              std::move(score));
     } else if (line.contains("facts")) {
-      ASSIGN_OR_RETURN(ProfileFacts facts, ProfileFactsFromJson(line["facts"].dump(), where));
+      ASSIGN_OR_RETURN(ProfileFacts facts, ProfileFactsFromJson(Dump(line["facts"]), where));
       const std::string hash = facts.hash;
       profiles_[hash].facts = std::move(facts);
     } else {
       return DataLoss("{}: neither a score nor facts", where);
     }
-    begin = end + 1;
-    *valid_bytes = static_cast<int64_t>(begin);
+  }
+  // A line that was cut off is dropped; but a file without a whole one must have begun as ours do.
+  const std::string first = Dump(json{{kIdentity, identity}});
+  if (number == 0 && text != first.substr(0, text.size())) {
+    return DataLoss("{}: line 1: not a journal of quantd eval", path_);
+  }
+  return static_cast<int64_t>(begin);
+}
+
+absl::Status EvalJournal::CheckIdentity(const std::string& found, const Identity& identity) const {
+  const json was = json::parse(found, nullptr, /*allow_exceptions=*/false);
+  if (!was.is_object()) return DataLoss("{}: line 1: not a journal of quantd eval", path_);
+  const json is = json::parse(Dump(json(identity)));
+  for (const auto& [key, value] : is.items()) {
+    const auto it = was.find(key);
+    if (it != was.end() && *it == value) continue;
+    return FailedPrecondition(
+        "{} is of another evaluation: {} was {} and is {}; name another file, or remove it", path_,
+        key, it == was.end() ? "not noted" : Dump(*it), Dump(value));
   }
   return absl::OkStatus();
 }
@@ -99,12 +121,20 @@ absl::Status EvalJournal::Add(ProfileFacts facts) {
   return absl::OkStatus();
 }
 
-absl::Status EvalJournal::Write(const std::string& line) {
-  if (file_ == nullptr) return absl::OkStatus();
-  const bool written = std::fwrite(line.data(), 1, line.size(), file_) == line.size() &&
-                       std::fputc('\n', file_) != EOF && std::fflush(file_) == 0;
-  if (!written) return Unavailable("{}: cannot be written: {}", path_, std::strerror(errno));
+absl::Status EvalJournal::Write(std::string line) {
+  if (file_ < 0) return absl::OkStatus();
+  line += '\n';
+  for (size_t done = 0; done < line.size();) {
+    const ssize_t written = ::write(file_, line.data() + done, line.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return CannotWrite();
+    done += static_cast<size_t>(written);
+  }
   return absl::OkStatus();
+}
+
+absl::Status EvalJournal::CannotWrite() const {
+  return Unavailable("{}: cannot be written: {}", path_, std::strerror(errno));
 }
 
 }  // namespace quantd

@@ -2,11 +2,10 @@
 // goes on where it was.
 //
 // JSON lines. The first names what is evaluated; each other one is a window or the facts of a
-// profile. A line is written whole and flushed; one that was cut off by a crash is dropped. Belongs
-// to one thread.
+// profile. A line is written whole; one that was cut off by a crash is dropped. One evaluation at a
+// time has the file. Belongs to one thread.
 #pragma once
 
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,8 +22,8 @@ class EvalJournal {
   using Identity = std::map<std::string, std::string>;
 
   /// `path` empty: kept in memory only. FAILED_PRECONDITION saying what differs when the file is of
-  /// another evaluation, DATA_LOSS for a file that is no journal, UNAVAILABLE when it cannot be
-  /// written.
+  /// another evaluation, DATA_LOSS for one that is no journal (it is left as it was), UNAVAILABLE
+  /// when it cannot be written or another evaluation has it.
   static absl::StatusOr<std::unique_ptr<EvalJournal>> Open(const std::string& path,
                                                            const Identity& identity);
   ~EvalJournal();
@@ -44,11 +43,13 @@ class EvalJournal {
 
  private:
   EvalJournal() = default;
-  absl::Status Read(const std::string& path, const Identity& identity, int64_t* valid_bytes);
-  absl::Status Write(const std::string& line);
+  absl::StatusOr<int64_t> Read(const Identity& identity);
+  absl::Status CheckIdentity(const std::string& found, const Identity& identity) const;
+  absl::Status Write(std::string line);
+  absl::Status CannotWrite() const;
 
   std::string path_;
-  std::FILE* file_ = nullptr;
+  int file_ = -1;  // descriptor
   std::map<std::string, Profile> profiles_;
 };
 

@@ -1,8 +1,11 @@
 #include "engine/eval/eval_json.h"
 
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
+#include "engine/eval/significant.h"
+#include "engine/weights/json_check.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -11,12 +14,8 @@ namespace {
 using nlohmann::json;
 using Ordered = nlohmann::ordered_json;  // a report is read from the top
 
-// Six significant digits are more than a measured share or speed is good for; a report stays small.
-double Rounded(double value) {
-  if (value == 0.0 || !std::isfinite(value)) return value;
-  const double scale = std::pow(10.0, 5.0 - std::floor(std::log10(std::fabs(value))));
-  return std::round(value * scale) / scale;
-}
+// More digits than a measured share or speed is good for; a report stays small.
+double Rounded(double value) { return RoundSignificant(value, 6); }
 
 Ordered ToOrdered(const LinearError& e) {
   Ordered out = {{"module", e.module},
@@ -100,6 +99,10 @@ class Reader {
       out->push_back(value.get<T>());
     }
   }
+  /// A fault unless it holds.
+  void Require(bool holds, const char* key) {
+    if (!holds) Fail(key);
+  }
   bool Has(const char* key) const { return object_.is_object() && object_.contains(key); }
   /// The member, for another Reader; null where there is none.
   const json& At(const char* key) const {
@@ -112,7 +115,11 @@ class Reader {
   template <typename T>
   static bool IsA(const json& value) {
     if constexpr (std::is_same_v<T, std::string>) return value.is_string();
-    if constexpr (std::is_integral_v<T>) return value.is_number_integer();
+    if constexpr (std::is_integral_v<T>) {
+      constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+      return value.is_number_integer() &&
+             !(value.is_number_unsigned() && value.get<uint64_t>() > kMost);
+    }
     return value.is_number();
   }
   void Fail(const char* what) {
@@ -150,6 +157,7 @@ absl::StatusOr<ProfileFacts> ReadFacts(const json& object, const std::string& so
   reader.Read("load_seconds", &f.load_seconds);
   reader.Read("decode_tokens_per_second", &f.decode_tokens_per_second);
   reader.ReadList("greedy_lengths", &f.greedy_lengths);
+  reader.Require(f.resident_bytes > 0, "resident_bytes");
   RETURN_IF_ERROR(reader.status());
   for (const json& linear : reader.At("linears")) {
     ASSIGN_OR_RETURN(f.linears.emplace_back(), ReadLinear(linear, source));
@@ -171,6 +179,7 @@ absl::StatusOr<ProfileResult> ReadProfile(const json& object, const std::string&
   reader.Read("perplexity", &p.perplexity);
   reader.Read("bits_per_byte", &p.bits_per_byte);
   reader.Read("prefill_tokens_per_second", &p.prefill_tokens_per_second);
+  reader.Require(p.perplexity > 0, "perplexity");
   p.compared = reader.Has("retention");
   if (p.compared) {
     reader.Read("top1", &p.top1);
@@ -179,12 +188,20 @@ absl::StatusOr<ProfileResult> ReadProfile(const json& object, const std::string&
     retention.Read("value", &p.retention.value);
     retention.Read("low", &p.retention.low);
     retention.Read("high", &p.retention.high);
+    retention.Require(p.retention.value > 0, "retention.value");
+    retention.Require(p.retention.low.has_value() == p.retention.high.has_value(),
+                      "retention.low and retention.high");
     RETURN_IF_ERROR(retention.status());
     Reader kl(reader.At("kl"), source);
     kl.Read("mean", &p.kl_mean);
     kl.Read("median", &p.kl_median);
     kl.Read("p99", &p.kl_p99);
     kl.Read("max", &p.kl_max);
+    // Below the least float: not from here, and without a place on a logarithmic scale.
+    constexpr double kLeast = std::numeric_limits<float>::denorm_min();
+    kl.Require(p.kl_mean == 0 || p.kl_mean >= kLeast, "kl.mean");
+    const auto is_share = [](double v) { return v >= 0 && v <= 1; };
+    reader.Require(is_share(p.top1) && is_share(p.top5), "top1 and top5");
     RETURN_IF_ERROR(kl.status());
   }
   RETURN_IF_ERROR(reader.status());
@@ -198,6 +215,7 @@ std::string Dump(const Json& value, int indent = -1) {
 }
 
 absl::StatusOr<json> Parse(const std::string& text, const std::string& source) {
+  RETURN_IF_ERROR(CheckJson(text, source));
   json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return DataLoss("{}: not JSON", source);
   return value;
@@ -278,6 +296,8 @@ absl::StatusOr<WindowScore> WindowScoreFromJson(const std::string& text,
   reader.Read("top1", &s.top1);
   reader.Read("top5", &s.top5);
   reader.ReadList("kl", &s.kl);
+  reader.Require(s.window >= 0 && s.tokens > 0, "window and tokens");
+  reader.Require(s.kl.empty() || static_cast<int64_t>(s.kl.size()) == s.tokens, "kl");
   RETURN_IF_ERROR(reader.status());
   return s;
 }

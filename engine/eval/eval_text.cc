@@ -10,10 +10,6 @@
 namespace quantd {
 namespace {
 
-bool EndsWith(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // What the tokenizer puts before a text.
 absl::StatusOr<std::vector<int32_t>> PrefixOf(const Tokenizer& tokenizer) {
   ASSIGN_OR_RETURN(std::vector<int32_t> with, tokenizer.Encode("a", true));
@@ -22,35 +18,49 @@ absl::StatusOr<std::vector<int32_t>> PrefixOf(const Tokenizer& tokenizer) {
   return with;
 }
 
-// The windows of one document's tokens, each behind `prefix`.
-void Cut(const Tokenizer& tokenizer, const std::vector<int32_t>& prefix,
-         std::span<const int32_t> tokens, int64_t context, int64_t stride, EvalText* out) {
+int64_t BytesOf(const Tokenizer& tokenizer, int32_t id, bool first) {
+  const size_t bytes =
+      first ? tokenizer.FirstTokenBytes(id).size() : tokenizer.TokenBytes(id).size();
+  return static_cast<int64_t>(bytes);
+}
+
+// Adds the windows of one document's tokens, each behind `prefix`; false when max_tokens are there.
+bool Cut(const Tokenizer& tokenizer, const std::vector<int32_t>& prefix,
+         std::span<const int32_t> tokens, const EvalTextOptions& options, EvalText* out) {
   const int64_t count = static_cast<int64_t>(tokens.size());
   const int64_t front = static_cast<int64_t>(prefix.size());
-  const int64_t room = context - front;
+  const int64_t room = options.context - front;
   int64_t scored_to = 0;  // tokens before it are scored, or can't be
-  for (int64_t begin = 0; begin < count; begin += stride) {
+  for (int64_t begin = 0; begin < count; begin += out->stride) {
     const int64_t end = std::min(count, begin + room);
     EvalWindow window;
     window.ids = prefix;
     window.ids.insert(window.ids.end(), tokens.begin() + begin, tokens.begin() + end);
-    // The first token of all has nothing before it.
+    // Without a prefix, the first token of all has nothing before it.
     window.first_scored = std::max<int64_t>(1, front + std::max<int64_t>(0, scored_to - begin));
-    for (int64_t i = window.first_scored; i < front + end - begin; ++i) {
-      const int32_t id = window.ids[static_cast<size_t>(i)];
-      window.bytes += static_cast<int64_t>(tokenizer.TokenBytes(id).size());
-    }
     scored_to = end;
-    if (window.scored() > 0) out->windows.push_back(std::move(window));
+    if (window.scored() > 0) {
+      if (options.max_tokens > 0 && !out->windows.empty() &&
+          out->tokens + window.scored() > options.max_tokens) {
+        return false;
+      }
+      for (int64_t i = window.first_scored; i < front + end - begin; ++i) {
+        window.bytes += BytesOf(tokenizer, window.ids[static_cast<size_t>(i)], begin + i == front);
+      }
+      out->tokens += window.scored();
+      out->bytes += window.bytes;
+      out->windows.push_back(std::move(window));
+    }
     if (end == count) break;
   }
+  return true;
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> SplitDocuments(const std::string& contents,
                                                         const std::string& source) {
-  if (!EndsWith(source, ".jsonl")) return std::vector<std::string>{contents};
+  if (!source.ends_with(".jsonl")) return std::vector<std::string>{contents};
   std::vector<std::string> documents;
   std::istringstream lines(contents);
   std::string line;
@@ -58,7 +68,9 @@ absl::StatusOr<std::vector<std::string>> SplitDocuments(const std::string& conte
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
-      return InvalidArgument("{}: line {}: not an object with a string \"text\"", source, number);
+      return InvalidArgument(
+          "{}: line {}: {}", source, number,
+          json.is_discarded() ? "not JSON" : "not an object with a string \"text\"");
     }
     documents.push_back(json["text"].get<std::string>());
   }
@@ -80,28 +92,23 @@ absl::StatusOr<EvalText> MakeEvalText(const Tokenizer& tokenizer,
                            options.context);
   }
   EvalText text;
-  for (size_t i = 0; i < documents.size(); ++i) {
+  text.stride = stride;
+  bool more = true;
+  for (size_t i = 0; i < documents.size() && more; ++i) {
     absl::StatusOr<std::vector<int32_t>> tokens = tokenizer.Encode(documents[i], false);
     if (!tokens.ok()) {
       return Annotate(tokens.status(), documents.size() == 1 ? std::string("the text")
-                                                             : fmt::format("document {}", i));
+                                                             : fmt::format("document {}", i + 1));
     }
-    ++text.documents;
-    Cut(tokenizer, prefix, *tokens, options.context, stride, &text);
+    const size_t before = text.windows.size();
+    more = Cut(tokenizer, prefix, *tokens, options, &text);
+    if (text.windows.size() > before) ++text.documents;
   }
   Fnv64 hash;
-  size_t kept = 0;
   for (const EvalWindow& window : text.windows) {
-    if (options.max_tokens > 0 && kept > 0 && text.tokens + window.scored() > options.max_tokens) {
-      break;
-    }
-    ++kept;
-    text.tokens += window.scored();
-    text.bytes += window.bytes;
     hash.Add(std::as_bytes(std::span(window.ids)));
     hash.Add(window.first_scored);
   }
-  text.windows.resize(kept);
   if (text.windows.empty()) {
     return InvalidArgument("the text has no token to score: at least two are needed");
   }

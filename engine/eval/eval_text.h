@@ -24,10 +24,11 @@ struct EvalWindow {
 
 struct EvalText {
   std::vector<EvalWindow> windows;
-  int64_t documents = 0;
-  int64_t tokens = 0;  // scored
-  int64_t bytes = 0;   // of these
-  std::string hash;    // 16 hex digits, of the windows' tokens and of what is scored
+  int64_t documents = 0;  // that gave windows
+  int64_t stride = 0;     // from one window to the next
+  int64_t tokens = 0;     // scored
+  int64_t bytes = 0;      // of these
+  std::string hash;       // 16 hex digits, of the windows' tokens and of what is scored
 };
 
 struct EvalTextOptions {
@@ -43,7 +44,8 @@ absl::StatusOr<std::vector<std::string>> SplitDocuments(const std::string& conte
 
 /// As Hugging Face's recipe for perplexity: windows of at most `context` tokens begin every
 /// `stride`, and a token is scored in the first window that has it, with all before it there as its
-/// context. Where the tokenizer puts tokens before a text (a BOS), every window begins with them.
+/// context; one that has nothing before it is not. Where the tokenizer puts tokens before a text (a
+/// BOS), every window begins with them.
 /// INVALID_ARGUMENT when the options contradict each other, when nothing is left to score, or when
 /// a document is not UTF-8.
 absl::StatusOr<EvalText> MakeEvalText(const Tokenizer& tokenizer,

@@ -5,35 +5,25 @@
 #include <cmath>
 
 #include "engine/eval/linear_errors.h"
+#include "engine/eval/significant.h"
 #include "engine/eval/token_scores.h"
 #include "kernels/status.h"
 
 namespace quantd {
 namespace {
 
-constexpr int64_t kMaxStepTokens = 128;
-
 double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
 }
 
-// Four significant digits: a journal of all tokens stays readable and small, and a figure is the
-// same whether it went through one or not.
+// A journal of all tokens stays readable and small, and a figure is the same whether it went
+// through one or not.
 float Rounded(float value) {
-  if (value == 0.0f || !std::isfinite(value)) return value;
-  const double scale = std::pow(10.0, 3.0 - std::floor(std::log10(std::fabs(value))));
-  return static_cast<float>(std::round(static_cast<double>(value) * scale) / scale);
+  return static_cast<float>(RoundSignificant(static_cast<double>(value), 4));
 }
 
 std::span<const int32_t> Part(std::span<const int32_t> ids, int64_t first, int64_t count) {
   return ids.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-}
-
-absl::Status NotFinite(int64_t token) {
-  return DataLoss(
-      "the logits are not finite at token {}: the weights or the compute dtype do not "
-      "suit the model",
-      token);
 }
 
 }  // namespace
@@ -70,7 +60,7 @@ absl::StatusOr<WindowScore> Evaluator::Score(int64_t index) {
   const int64_t length = static_cast<int64_t>(ids.size()) - 1;
   score.rows = length;
   model_.runner->Restart();
-  int64_t step = std::min(kMaxStepTokens, model_.runner->max_rows());
+  int64_t step = std::min(int64_t{kEvalStepTokens}, model_.runner->max_rows());
   if (reference_) {
     reference_->runner->Restart();
     step = std::min(step, reference_->runner->max_rows());
@@ -93,8 +83,18 @@ absl::StatusOr<WindowScore> Evaluator::Score(int64_t index) {
                                     vocab, settings_.threads);
     for (size_t i = 0; i < scores.size(); ++i) {
       const TokenScore& s = scores[i];
-      if (!std::isfinite(s.nll) || !std::isfinite(s.reference_nll) || !std::isfinite(s.kl)) {
-        return NotFinite(first + skip + static_cast<int64_t>(i) + 1);
+      const int64_t token = first + skip + static_cast<int64_t>(i) + 1;
+      if (!std::isfinite(s.reference_nll)) {
+        return FailedPrecondition(
+            "the reference's logits are not finite at token {} of window {}: its compute dtype "
+            "does not suit the model",
+            token, index);
+      }
+      if (!std::isfinite(s.nll) || !std::isfinite(s.kl)) {
+        return DataLoss(
+            "the logits are not finite at token {} of window {}: the weights or the compute dtype "
+            "do not suit the model",
+            token, index);
       }
       score.nll += static_cast<double>(s.nll);
       if (!reference_) continue;
@@ -132,8 +132,9 @@ std::vector<const EvalWindow*> Evaluator::Spread(int64_t count, int64_t tokens) 
 absl::Status Evaluator::Prefill(Side& side, std::span<const int32_t> ids) {
   side.runner->Restart();
   while (!ids.empty()) {
-    const auto step = ids.first(std::min(
-        ids.size(), static_cast<size_t>(std::min(kMaxStepTokens, side.runner->max_rows()))));
+    const auto step = ids.first(
+        std::min(ids.size(),
+                 static_cast<size_t>(std::min(int64_t{kEvalStepTokens}, side.runner->max_rows()))));
     RETURN_IF_ERROR(side.runner->Append(step).status());
     ids = ids.subspan(step.size());
   }
@@ -185,11 +186,13 @@ absl::StatusOr<int64_t> Evaluator::GreedyLength(std::span<const int32_t> prompt)
   };
   RETURN_IF_ERROR(Prefill(model_, prompt.first(prompt.size() - 1)));
   RETURN_IF_ERROR(Prefill(*reference_, prompt.first(prompt.size() - 1)));
+  const std::vector<int32_t>& ends = model_.target.model->spec().eos_token_ids;
   int32_t last = prompt.back();
   for (int64_t length = 0; length < settings_.greedy_tokens; ++length) {
     ASSIGN_OR_RETURN(const int32_t reference, choose(*reference_, last));
     ASSIGN_OR_RETURN(const int32_t model, choose(model_, last));
     if (model != reference) return length;
+    if (std::find(ends.begin(), ends.end(), model) != ends.end()) break;  // both end here
     last = reference;
   }
   return settings_.greedy_tokens;

@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,6 +19,9 @@
 #include "engine/sequence_runner.h"
 
 namespace quantd {
+
+/// Most tokens of a step. A model should be loaded for logits of as many rows.
+inline constexpr int32_t kEvalStepTokens = 128;
 
 /// A loaded model; all must outlive the Evaluator.
 struct EvalTarget {
@@ -48,10 +50,11 @@ class Evaluator {
                                                            EvalTarget target,
                                                            std::optional<EvalTarget> reference);
 
-  /// Scores one window. DATA_LOSS when logits are not finite; errors of Backend::Synchronize.
+  /// Scores one window. DATA_LOSS when the logits are not finite, FAILED_PRECONDITION when the
+  /// reference's are not; errors of Backend::Synchronize.
   absl::StatusOr<WindowScore> Score(int64_t window);
-  /// Fills decode speed and, with a reference, errors of linears and greedy lengths. Errors as of
-  /// Score.
+  /// Fills decode speed and, with a reference, errors of linears and greedy lengths. Errors of
+  /// LinearErrors::Result and Backend::Synchronize.
   absl::Status Measure(ProfileFacts* facts);
 
  private:

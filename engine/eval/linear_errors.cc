@@ -163,13 +163,16 @@ absl::Status LinearErrors::Add(const LinearTap& reference, const LinearTap& prof
   return absl::OkStatus();
 }
 
-std::vector<LinearError> LinearErrors::Result() const {
+absl::StatusOr<std::vector<LinearError>> LinearErrors::Result() const {
   std::vector<LinearError> out;
   for (const Sums& sums : sums_) {
     if (sums.inputs == 0) continue;
     LinearError& error = out.emplace_back(sums.error);
     error.isolated = Ratio(sums.isolated, sums.isolated_norm);
     error.accumulated = Ratio(sums.accumulated, sums.accumulated_norm);
+    if (!std::isfinite(error.isolated) || !std::isfinite(error.accumulated)) {
+      return DataLoss("{}: its outputs are not finite", error.module);
+    }
     if (sums.has_outliers) {
       error.outlier_share = static_cast<double>(sums.outliers) / static_cast<double>(sums.inputs);
     }

@@ -54,8 +54,9 @@ class LinearErrors {
   /// One more sample: what the taps heard of the same rows. Errors of Backend::Synchronize.
   absl::Status Add(const LinearTap& reference, const LinearTap& profile);
 
-  /// Of every module that both models have, in the order of Model::linears.
-  std::vector<LinearError> Result() const;
+  /// Of every module that both models have, in the order of Model::linears. DATA_LOSS naming the
+  /// first whose outputs are not finite.
+  absl::StatusOr<std::vector<LinearError>> Result() const;
 
  private:
   struct Sums {

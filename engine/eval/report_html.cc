@@ -38,11 +38,10 @@ const ProfileResult* Find(const EvalReport& report, const std::string& name) {
   return nullptr;
 }
 
-double Mean(const std::vector<int64_t>& values) {
-  return values.empty()
-             ? 0.0
-             : static_cast<double>(std::accumulate(values.begin(), values.end(), int64_t{0})) /
-                   static_cast<double>(values.size());
+std::string MeanText(const std::vector<int64_t>& values) {
+  if (values.empty()) return "–";
+  const int64_t sum = std::accumulate(values.begin(), values.end(), int64_t{0});
+  return fmt::format("{:.1f}", static_cast<double>(sum) / static_cast<double>(values.size()));
 }
 
 // "At least 99 % kept": the profile with the fewest bytes that does.
@@ -95,17 +94,17 @@ std::string Table(const EvalReport& report) {
     fmt::format_to(Out(out), "<tr{}><td>{}", on_front ? " class=\"front\"" : "",
                    Escape(p.facts.name));
     if (!p.refusal.empty()) {
-      fmt::format_to(Out(out), "<td class=\"refusal\" colspan=\"14\">not measured: {}</tr>\n",
-                     Escape(p.refusal));
+      fmt::format_to(Out(out), "<td class=\"refusal\" colspan=\"{}\">not measured: {}</tr>\n",
+                     compared ? 14 : 7, Escape(p.refusal));
       continue;
     }
     const ProfileFacts& f = p.facts;
     fmt::format_to(Out(out), "<td>{}<td>{:.2f}<td>{:.3f}<td>{:.4f}", Megabytes(f.resident_bytes),
                    f.bits_per_weight, p.perplexity, p.bits_per_byte);
     if (compared) {
-      fmt::format_to(Out(out), "<td>{:.2f}%<td>{}<td>{}<td>{}<td>{:.1f}%<td>{:.1f}%<td>{:.1f}",
+      fmt::format_to(Out(out), "<td>{:.2f}%<td>{}<td>{}<td>{}<td>{:.1f}%<td>{:.1f}%<td>{}",
                      100 * p.retention.value, Number(p.kl_mean, 2), Number(p.kl_p99, 2),
-                     Number(p.kl_max, 2), 100 * p.top1, 100 * p.top5, Mean(f.greedy_lengths));
+                     Number(p.kl_max, 2), 100 * p.top1, 100 * p.top5, MeanText(f.greedy_lengths));
     }
     fmt::format_to(Out(out), "<td>{:.2f}<td>{:.0f}<td>{:.0f}</tr>\n", f.load_seconds,
                    p.prefill_tokens_per_second, f.decode_tokens_per_second);
@@ -143,8 +142,8 @@ std::string Definitions(const EvalReport& report) {
            "how often the likeliest token is the same; how many of the reference's five likeliest "
            "are among the profile's");
     define("greedy tokens",
-           fmt::format("how far greedy texts of both go together before the first other token, of "
-                       "{}, on the mean",
+           fmt::format("how far greedy texts of both go together before the first other token; the "
+                       "mean, of texts of {}, or less where both end",
                        report.greedy_tokens));
     define("error of a module",
            "of sampled rows, the root of the sum of squares of what quantization changes in a "

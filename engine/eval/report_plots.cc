@@ -254,7 +254,8 @@ int64_t LayerOf(const std::string& module) {
   if (at == std::string::npos) return -1;
   int64_t layer = 0;
   size_t i = at + kLayers.size();
-  for (; i < module.size() && module[i] >= '0' && module[i] <= '9'; ++i) {
+  constexpr int64_t kMost = 1'000'000;  // no model has more, a name may
+  for (; i < module.size() && module[i] >= '0' && module[i] <= '9' && layer < kMost; ++i) {
     layer = layer * 10 + (module[i] - '0');
   }
   return i == at + kLayers.size() ? -1 : layer;

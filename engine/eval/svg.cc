@@ -30,25 +30,22 @@ double Scale::operator()(double value) const {
 }
 
 std::vector<double> Ticks(const Scale& scale, int count) {
-  std::vector<double> ticks;
   const double span = scale.high - scale.low;
-  if (!(span > 0) || count < 1) return {scale.low};
+  if (!std::isfinite(span) || (scale.log && !(scale.low > 0)) || count < 1) return {};
+  if (!(span > 0)) return {scale.low};
+  std::vector<double> ticks;
   if (scale.log && scale.high / scale.low >= 8.0) {
-    for (double decade = std::pow(10.0, std::floor(std::log10(scale.low))); decade <= scale.high;
-         decade *= 10.0) {
+    const int first = static_cast<int>(std::floor(std::log10(scale.low)));
+    const int last = static_cast<int>(std::ceil(std::log10(scale.high)));
+    for (int power = first; power <= last; ++power) {
       for (const double factor : {1.0, 2.0, 5.0}) {
-        const double tick = decade * factor;
+        // Powers of ten alone where there are many decades.
+        if (factor > 1.0 && last - first > count) continue;
+        const double tick = std::pow(10.0, power) * factor;
         if (tick >= scale.low * (1 - 1e-9) && tick <= scale.high * (1 + 1e-9)) {
           ticks.push_back(tick);
         }
       }
-    }
-    // Powers of ten alone where there are many decades.
-    if (static_cast<int>(ticks.size()) > 2 * count) {
-      std::erase_if(ticks, [](double t) {
-        const double power = std::log10(t);
-        return std::fabs(power - std::round(power)) > 1e-6;
-      });
     }
     return ticks;
   }
@@ -61,8 +58,11 @@ std::vector<double> Ticks(const Scale& scale, int count) {
       break;
     }
   }
-  for (double k = std::ceil(scale.low / step - 1e-9); k * step <= scale.high + step * 1e-9; ++k) {
-    ticks.push_back(k * step);
+  const double first = std::ceil(scale.low / step - 1e-9);
+  for (int i = 0; i <= 2 * count; ++i) {
+    const double tick = (first + i) * step;
+    if (tick > scale.high + step * 1e-9) break;
+    ticks.push_back(tick);
   }
   return ticks;
 }

@@ -21,6 +21,7 @@ struct Scale {
 };
 
 /// Round values within [low, high], about `count` of them; 1, 2, 5 times a power of ten.
+/// None where a scale has no numbers.
 std::vector<double> Ticks(const Scale& scale, int count);
 
 /// 0.00012 -> "0.00012", 1234.5 -> "1234", 0 -> "0": `digits` significant ones, no exponent where

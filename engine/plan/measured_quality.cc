@@ -4,6 +4,7 @@
 
 #include "engine/weights/files.h"
 #include "engine/weights/fingerprint.h"
+#include "engine/weights/json_check.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -30,6 +31,8 @@ std::optional<MeasuredQuality> QualityOf(const json& profile) {
   if (retention == profile.end() || !retention->is_object()) return std::nullopt;
   const auto value = NumberOf(*retention, "value");
   if (!value) return std::nullopt;
+  // Far from what a quantized model keeps: not from quantd eval.
+  if (!(*value > 0 && *value < 10)) return std::nullopt;
   MeasuredQuality quality;
   quality.retention = *value;
   quality.low = NumberOf(*retention, "low");
@@ -44,18 +47,22 @@ std::string Mismatch(const json& report, const std::filesystem::path& model,
   if (StringOf(report, "architecture") != plan.spec.architecture) {
     return fmt::format("it is of a {}", StringOf(report, "architecture"));
   }
-  const auto checkpoint = Checkpoint::Open(model);
-  if (!checkpoint.ok()) {  // planned from a config alone
+  const std::string reference = StringOf(report, "reference");
+  if (reference != "bf16" && reference != "fp16" && reference != "fp32") {
+    return fmt::format("it compares with {}, not with full precision",
+                       reference.empty() ? "nothing" : reference);
+  }
+  const auto fingerprint = ModelFingerprint(model);
+  if (!fingerprint.ok()) {  // planned from a config alone
     const auto parameters = NumberOf(report, "parameters").value_or(0);
     return parameters == static_cast<double>(plan.parameters)
                ? ""
                : fmt::format("it is of a model of {:.0f} parameters", parameters);
   }
-  const std::string fingerprint = CheckpointFingerprint(**checkpoint);
-  return StringOf(report, "fingerprint") == fingerprint
+  return StringOf(report, "fingerprint") == *fingerprint
              ? ""
              : fmt::format("it is of the checkpoint {}, and this one is {}",
-                           StringOf(report, "fingerprint"), fingerprint);
+                           StringOf(report, "fingerprint"), *fingerprint);
 }
 
 std::string KeptText(const ProfilePlan& p) {
@@ -65,6 +72,21 @@ std::string KeptText(const ProfilePlan& p) {
                          : fmt::format("{} keeps {:.2f}%", p.name, 100 * q.retention);
 }
 
+// The report in `file`, when it is of this model.
+absl::StatusOr<json> ReadReport(const std::filesystem::path& file,
+                                const std::filesystem::path& model, const ModelPlan& plan) {
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(file, kMaxReportBytes));
+  json content;
+  if (CheckJson(text, "").ok()) content = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object() || !content.contains("profiles") || !content["profiles"].is_array()) {
+    return DataLoss("{}: not a report of quantd eval", file.string());
+  }
+  if (const std::string mismatch = Mismatch(content, model, plan); !mismatch.empty()) {
+    return FailedPrecondition("{}: {}", file.string(), mismatch);
+  }
+  return content;
+}
+
 }  // namespace
 
 absl::Status AddMeasuredQuality(const std::filesystem::path& model,
@@ -72,16 +94,13 @@ absl::Status AddMeasuredQuality(const std::filesystem::path& model,
   const std::filesystem::path file = report.empty() ? model / kQualityReportName : report;
   std::error_code error;
   if (report.empty() && !std::filesystem::exists(file, error)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(file, kMaxReportBytes));
-  const json content = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object() || !content.contains("profiles") || !content["profiles"].is_array()) {
-    return DataLoss("{}: not a report of quantd eval", file.string());
-  }
-  if (const std::string mismatch = Mismatch(content, model, *plan); !mismatch.empty()) {
-    if (!report.empty()) return FailedPrecondition("{}: {}", file.string(), mismatch);
-    plan->reasons.push_back(fmt::format("{} is left out: {}", file.string(), mismatch));
+  absl::StatusOr<json> read = ReadReport(file, model, *plan);
+  if (!read.ok()) {
+    if (!report.empty()) return read.status();
+    plan->reasons.push_back(fmt::format("quality is not measured: {}", Message(read.status())));
     return absl::OkStatus();
   }
+  const json& content = *read;
   for (const json& profile : content["profiles"]) {
     if (!profile.is_object()) continue;
     for (ProfilePlan& p : plan->profiles) {

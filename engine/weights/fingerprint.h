@@ -1,4 +1,4 @@
-// CheckpointFingerprint: a name for the contents of a checkpoint, without reading all of them.
+// ModelFingerprint: a name for a model folder's weights and config, without reading all of them.
 #pragma once
 
 #include <filesystem>
@@ -9,8 +9,12 @@
 
 namespace quantd {
 
-/// 16 hex digits over every tensor's name, dtype, shape and a few hundred of its bytes: equal for
-/// copies, different for a fine-tune of the same shape. Reads a few pages a tensor.
+/// 16 hex digits over every tensor's name, dtype, shape and 256 of its bytes, spread evenly: equal
+/// for copies, and almost surely another one for other weights. Reads a few pages a tensor.
 std::string CheckpointFingerprint(const Checkpoint& checkpoint);
+
+/// That of `dir`'s checkpoint and of its config.json, but for what in it says who wrote it. Errors
+/// of Checkpoint::Open and ReadTextFile.
+absl::StatusOr<std::string> ModelFingerprint(const std::filesystem::path& dir);
 
 }  // namespace quantd

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -16,6 +17,7 @@
 #include "kernels/status.h"
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
+#include "server/cli/one_line.h"
 #include "server/evaluate_profiles.h"
 #include "server/read_input.h"
 
@@ -56,42 +58,57 @@ class ProgressLine {
 };
 
 void PrintTable(const EvalReport& report) {
-  fmt::print("{}: {} tokens of {} in windows of {}, on {}\n", report.model, report.tokens,
-             report.text, report.context, report.device);
-  if (!report.reference.empty()) fmt::print("compared with {}\n", report.reference);
+  // A report that is shown may be a stranger's.
+  fmt::print("{}: {} tokens of {} in windows of {}, on {}\n", OneLine(report.model), report.tokens,
+             OneLine(report.text), report.context, OneLine(report.device));
+  if (!report.reference.empty()) fmt::print("compared with {}\n", OneLine(report.reference));
   fmt::print("\n{:<20} {:>10} {:>11} {:>9} {:>16} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}\n", "profile",
              "memory", "perplexity", "kept", "95%", "KL mean", "KL 99%", "top-1", "top-5",
              "prefill", "decode");
   for (const ProfileResult& p : report.profiles) {
     if (!p.refusal.empty()) {
-      fmt::print("{:<20} not measured: {}\n", p.facts.name, p.refusal);
+      fmt::print("{:<20} not measured: {}\n", OneLine(p.facts.name), OneLine(p.refusal));
       continue;
     }
     const auto share = [&](double v) { return p.compared ? fmt::format("{:.2f}%", 100 * v) : "-"; };
     const auto nats = [&](double v) { return p.compared ? fmt::format("{:.5f}", v) : "-"; };
     const Interval& r = p.retention;
     fmt::print("{:<20} {:>10} {:>11.4f} {:>9} {:>16} {:>9} {:>9} {:>7} {:>7} {:>8.0f} {:>8.1f}\n",
-               p.facts.name, BytesText(p.facts.resident_bytes), p.perplexity, share(r.value),
+               OneLine(p.facts.name), BytesText(p.facts.resident_bytes), p.perplexity,
+               share(r.value),
                r.low ? fmt::format("{:.2f}-{:.2f}%", 100 * *r.low, 100 * *r.high) : "-",
                nats(p.kl_mean), nats(p.kl_p99), share(p.top1), share(p.top5),
                p.prefill_tokens_per_second, p.facts.decode_tokens_per_second);
   }
 }
 
-bool HasSuffix(const std::string& path, std::string_view suffix) {
-  return path.size() > suffix.size() &&
-         path.compare(path.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 absl::Status CannotWrite(const std::string& path) {
   return Unavailable("--report {}: cannot be written: {}", path, std::strerror(errno));
 }
 
+// A report takes its place when it is whole: what reads it never sees half of one.
+std::string Unfinished(const std::string& path) { return path + ".tmp"; }
+
+// What would go wrong after hours of measuring.
+absl::Status CheckReportPath(const std::string& path) {
+  if (!path.ends_with(".html") && !path.ends_with(".json")) {
+    return InvalidArgument("--report {}: must end in .html or .json", path);
+  }
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    return InvalidArgument("--report {}: not a regular file", path);
+  }
+  if (!std::ofstream(Unfinished(path))) return CannotWrite(path);
+  std::filesystem::remove(Unfinished(path), error);
+  return absl::OkStatus();
+}
+
 absl::Status Write(const std::string& path, const EvalReport& report) {
-  std::ofstream file(path, std::ios::binary);
-  file << (HasSuffix(path, ".html") ? RenderReport(report) : ToJson(report));
+  std::ofstream file(Unfinished(path), std::ios::binary);
+  file << (path.ends_with(".html") ? RenderReport(report) : ToJson(report));
   file.close();
-  return file ? absl::OkStatus() : CannotWrite(path);
+  if (!file || std::rename(Unfinished(path).c_str(), path.c_str()) != 0) return CannotWrite(path);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<EvalReport> MakeReport(const EvalFlags& flags) {
@@ -108,13 +125,7 @@ absl::StatusOr<EvalReport> MakeReport(const EvalFlags& flags) {
 }
 
 absl::Status RunEval(const EvalFlags& flags) {
-  for (const std::string& path : flags.reports) {
-    if (!HasSuffix(path, ".html") && !HasSuffix(path, ".json")) {
-      return InvalidArgument("--report {}: must end in .html or .json", path);
-    }
-    // Before hours of measuring.
-    if (!std::ofstream(path, std::ios::app)) return CannotWrite(path);
-  }
+  for (const std::string& path : flags.reports) RETURN_IF_ERROR(CheckReportPath(path));
   ASSIGN_OR_RETURN(const EvalReport report, MakeReport(flags));
   for (const std::string& path : flags.reports) RETURN_IF_ERROR(Write(path, report));
   if (flags.json) {
@@ -162,10 +173,16 @@ void AddEval(CLI::App& app, Run* run) {
   cmd->add_option("--resume", e.journal,
                   "File that keeps what is measured: a run that was stopped goes on with it");
   cmd->add_option("--report", flags->reports, "File to write, .html or .json; may be repeated");
-  cmd->add_option("--from", flags->from, "A report's .json to show instead of measuring")
-      ->excludes(model);
+  CLI::Option* from =
+      cmd->add_option("--from", flags->from, "A report's .json to show instead of measuring");
   cmd->add_flag("--json", flags->json, "JSON instead of a table");
   AddBackendFlags(*cmd, e.backend);
+  for (CLI::Option* option : cmd->get_options()) {  // those of measuring
+    const std::string name = option->get_name();
+    if (name != "--help" && name != "--from" && name != "--report" && name != "--json") {
+      from->excludes(option);
+    }
+  }
   cmd->callback([flags, model, run] {
     if (flags->from.empty() && model->empty()) {
       throw CLI::RequiredError("--model");

@@ -97,7 +97,8 @@ void PrintTable(const ModelReport& r) {
 absl::Status RunInspect(const InspectFlags& flags) {
   ASSIGN_OR_RETURN(const ModelReport report, InspectModel(flags.model, !flags.no_values));
   if (flags.json) {
-    fmt::print("{}\n", ToJson(report).dump(2));
+    fmt::print("{}\n",
+               ToJson(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     PrintTable(report);
   }

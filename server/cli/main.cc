@@ -2,10 +2,23 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
 #include "engine/weights/broken_mapping.h"
 #include "kernels/status.h"
 #include "server/cli/commands.h"
 #include "server/cli/one_line.h"
+
+namespace {
+
+absl::Status CannotPrint() {
+  return quantd::Unavailable("the standard output cannot be written: {}", std::strerror(errno));
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // Logs go to stderr, results to stdout. Commands that work in process only warn; serve sets its
@@ -31,7 +44,13 @@ int main(int argc, char** argv) {
     return 2;
   }
   quantd::ExitOnBrokenMapping();
-  const absl::Status status = run();
+  absl::Status status;
+  try {
+    status = run();
+    if (status.ok() && std::fflush(stdout) != 0) status = CannotPrint();
+  } catch (const std::system_error&) {  // fmt::print's
+    status = CannotPrint();
+  }
   if (status.ok()) return 0;
   fmt::print(stderr, "quantd: {}\n", quantd::OneLine(quantd::Message(status)));
   return 1;

@@ -10,6 +10,7 @@
 #include "kernels/status.h"
 #include "server/backends.h"
 #include "server/cli/commands.h"
+#include "server/cli/one_line.h"
 #include "server/host_bandwidth.h"
 #include "server/sizes.h"
 
@@ -147,7 +148,7 @@ void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
   } else {
     fmt::print("recommended: {}\n", plan.recommended);
   }
-  for (const std::string& reason : plan.reasons) fmt::print("  - {}\n", reason);
+  for (const std::string& reason : plan.reasons) fmt::print("  - {}\n", OneLine(reason));
 }
 
 // The device of this machine, or, where its memory is given, a GPU with so much.
@@ -188,7 +189,8 @@ absl::Status RunPlan(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(ModelPlan plan, PlanModel(request, rules));
   RETURN_IF_ERROR(AddMeasuredQuality(flags.model, flags.quality, &plan));
   if (flags.json) {
-    fmt::print("{}\n", ToJson(plan, flags, request.device.bytes_per_second).dump(2));
+    fmt::print("{}\n", ToJson(plan, flags, request.device.bytes_per_second)
+                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     PrintTable(plan, request.device);
   }

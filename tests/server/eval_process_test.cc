@@ -120,13 +120,56 @@ TEST_F(EvalCommand, GoesOnWhereItWasKilled) {
   const Finished at_once = RunQuantd(Arguments({"--profiles", "nf4,int8", "--max-tokens", "1300"}));
   EXPECT_EQ(Figures(Parsed(at_once.out)), Figures(Parsed(resumed.out)));
 
+  // Another one, by its text, or by what is in its reference.
   const Finished other = RunQuantd(Arguments({"--profiles", "nf4", "--resume", Path("journal")}));
   EXPECT_EQ(other.code, 1);
   EXPECT_THAT(other.err, HasSubstr("is of another evaluation: text was"));
 }
 
+TEST_F(EvalCommand, ReferenceIsWhatIsInItAndNotItsName) {
+  const auto arguments =
+      Arguments({"--profiles", "nf4", "--max-tokens", "120", "--reference", Path("ref.yaml"),
+                 "--resume", Path("journal"), "--report", Path("r.json")});
+  WriteFile(Path("ref.yaml"), "dtype: bfloat16\n");
+  ASSERT_EQ(RunQuantd(arguments).code, 0);
+  WriteFile(Path("ref.yaml"), "dtype: float32\n");
+  const Finished changed = RunQuantd(arguments);
+  EXPECT_EQ(changed.code, 1);
+  EXPECT_THAT(changed.err, HasSubstr("is of another evaluation: reference profile was"));
+  // And it is not taken for full precision.
+  const Finished plan = RunQuantd({"plan", DemoModel(), "--quality", Path("r.json")});
+  EXPECT_EQ(plan.code, 1);
+  EXPECT_THAT(plan.err, HasSubstr("ref.yaml, not with full precision"));
+}
+
+// A down projection so large that its products leave float16.
+TEST_F(EvalCommand, ModelThatOverflowsIsRefusedAndTheJournalStaysReadable) {
+  std::filesystem::copy(DemoModel(), Path("model"), std::filesystem::copy_options::recursive);
+  auto tensors = testing_support::ReadTensors(dir_.path() / "model" / "model.safetensors");
+  std::string& bytes = tensors["model.layers.2.mlp.down_proj.weight"].bytes;
+  for (size_t i = 0; i < bytes.size(); i += 2) {
+    bytes[i] = 0x6a;  // 60000 in bfloat16
+    bytes[i + 1] = 0x47;
+  }
+  testing_support::WriteTensors(dir_.path() / "model" / "model.safetensors", tensors);
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--model", Path("model"), "--max-tokens", "120"});
+    return RunQuantd(Arguments(more));
+  };
+  for (int again = 0; again < 2; ++again) {
+    const Finished both = run({"--profiles", "bf16,fp16", "--resume", Path("journal")});
+    EXPECT_EQ(both.code, 1);
+    EXPECT_THAT(both.err, HasSubstr("1 of 2 profiles could not be measured: fp16: the logits are "
+                                    "not finite at token"));
+  }
+  const Finished reference = run({"--profiles", "nf4", "--reference", "fp16"});
+  EXPECT_EQ(reference.code, 1);
+  EXPECT_THAT(reference.err, HasSubstr("the reference's logits are not finite"));
+}
+
 TEST_F(EvalCommand, ProfilesAreMeasuredOnceAndByTheirNames) {
-  const Finished run = RunQuantd(Arguments({"--profiles", "auto,nf4,nf4", "--max-tokens", "120"}));
+  const Finished run =
+      RunQuantd(Arguments({"--profiles", "auto,nf4,nf4,int8", "--max-tokens", "120"}));
   ASSERT_EQ(run.code, 0) << run.err;
   const json report = Parsed(run.out);
   ASSERT_EQ(report["profiles"].size(), 2u);
@@ -202,13 +245,14 @@ TEST_F(EvalCommand, CommittedPageIsOfTheCommittedFigures) {
 TEST_F(EvalCommand, FaultsAreOneLine) {
   std::filesystem::copy(QUANTD_TEST_DATA "/models/llama_bf16", Path("small"));
   std::filesystem::copy(DemoModel() + "/tokenizer.json", Path("small"));
+  std::filesystem::create_directory(Path("folder.html"));
   WriteFile(Path("bad.jsonl"), "{\"text\": 1}\n");
   WriteFile(Path("latin1.txt"), "caf\xe9 and more\n");
   const std::pair<std::vector<std::string>, const char*> table[] = {
       {{"--text", "/no/such.txt"}, "/no/such.txt"},
       {{"--text", Path("bad.jsonl")}, "bad.jsonl: line 1"},
       {{"--text", Path("latin1.txt")}, "UTF-8"},
-      {{"--context", "513"}, "context is 513, allowed: 2 to the model's 512"},
+      {{"--context", "513"}, "context is 513, allowed: at most the model's 512"},
       {{"--context", "1"}, "context is 1"},
       {{"--stride", "129"}, "stride is 129, allowed: 1 to the context of 128"},
       {{"--model", Path("small")},
@@ -217,6 +261,9 @@ TEST_F(EvalCommand, FaultsAreOneLine) {
       {{"--reference-model", "/no/such"}, "/no/such is not a folder"},
       {{"--model", "/no/such"}, "/no/such is not a folder"},
       {{"--report", Path("a.pdf")}, "must end in .html or .json"},
+      {{"--report", Path("folder.html")}, "folder.html: not a regular file"},
+      {{"--profiles", "nf5,int8,/no/such.yaml"}, "/no/such.yaml"},
+      {{"--reference", "none", "--reference-backend", "cpu"}, "reference is none, and"},
       {{"--report", "/no/such/a.html"}, "--report /no/such/a.html: cannot be written: No such"},
       {{"--profiles", ""}, "one of them has no name"},
       {{"--resume", "/tmp"}, "/tmp"},
@@ -231,6 +278,8 @@ TEST_F(EvalCommand, FaultsAreOneLine) {
   EXPECT_EQ(RunQuantd({"eval", "--text", kValidation}).code, 2) << "no model";
   EXPECT_EQ(RunQuantd(Arguments({"--max-tokens", "-5"})).code, 2);
   EXPECT_EQ(RunQuantd(Arguments({"--context", "99999999999999999999"})).code, 1);
+  EXPECT_EQ(RunQuantd({"eval", "--from", Path("a.json"), "--max-tokens", "3"}).code, 2)
+      << "nothing is measured then";
   WriteFile(Path("no.json"), "{}");
   const Finished none = RunQuantd({"eval", "--from", Path("no.json")});
   EXPECT_EQ(none.code, 1);
@@ -275,13 +324,15 @@ TEST_F(EvalCommand, PlanSaysWhatWasMeasured) {
   WriteFile(Path("quantd-eval.json"), other.dump());
   const json without = Parsed(plan({}).out);
   EXPECT_EQ(quality(without, "int8")["measured"], false);
-  EXPECT_THAT(without["reasons"].dump(), HasSubstr("is left out: it is of the checkpoint 0000"));
+  EXPECT_THAT(without["reasons"].dump(), HasSubstr("it is of the checkpoint 0000"));
   const Finished refused = plan({"--quality", Path("quantd-eval.json")});
   EXPECT_EQ(refused.code, 1);
   EXPECT_THAT(refused.err, HasSubstr("it is of the checkpoint 0000000000000000"));
   EXPECT_THAT(plan({"--quality", "/no/such.json"}).err, HasSubstr("/no/such.json"));
   WriteFile(Path("quantd-eval.json"), "[]");
-  EXPECT_THAT(plan({}).err, HasSubstr("not a report of quantd eval"));
+  EXPECT_THAT(plan({}).out, HasSubstr("not a report of quantd eval"));
+  EXPECT_THAT(plan({"--quality", Path("quantd-eval.json")}).err,
+              HasSubstr("not a report of quantd eval"));
 }
 
 }  // namespace

@@ -103,7 +103,10 @@ TEST_F(Journal, OfAnotherEvaluationIsRefusedAndKept) {
 }
 
 TEST_F(Journal, FileThatIsNoneIsRefusedAndKept) {
-  for (const char* text : {"a text\n", "{}\n", "{\"quantd_eval\": 1}\n"}) {
+  const std::string deep(100000, '[');
+  for (const std::string& text :
+       std::vector<std::string>{"a text\n", "{}\n", "{\"quantd_eval\": 1}\n", "a text",
+                                "{\"precious\": 1}", "{\"quantd_eval\": " + deep + "\n"}) {
     WriteFile(Path(), text);
     const auto journal = EvalJournal::Open(Path(), kIdentity);
     EXPECT_EQ(journal.status().code(), absl::StatusCode::kDataLoss) << text;
@@ -115,12 +118,34 @@ TEST_F(Journal, FileThatIsNoneIsRefusedAndKept) {
 TEST_F(Journal, LineThatIsNeitherScoreNorFactsIsNamed) {
   ASSERT_TRUE(Open()->Add("h", Score(0)).ok());
   const std::string whole = ReadFile(Path());
-  for (const char* line : {"{\"profile\": \"h\"}\n", "7\n", "{\"profile\": \"h\", \"score\": {}}\n",
-                           "{\"facts\": {\"name\": 3}}\n"}) {
+  for (const char* line :
+       {"{\"profile\": \"h\"}\n", "7\n", "{\"profile\": \"h\", \"score\": {}}\n",
+        "{\"facts\": {\"name\": 3}}\n",
+        "{\"profile\": \"h\", \"score\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]\n"}) {
     WriteFile(Path(), whole + line);
     EXPECT_THAT(Message(EvalJournal::Open(Path(), kIdentity).status()), HasSubstr("line 3"))
         << line;
   }
+}
+
+TEST_F(Journal, IsOfOneEvaluationAtATime) {
+  const auto journal = Open();
+  EXPECT_THAT(Message(EvalJournal::Open(Path(), kIdentity).status()),
+              HasSubstr("in use by another evaluation"));
+}
+
+TEST_F(Journal, NamesThatAreNoUtf8AreNoted) {
+  const EvalJournal::Identity identity = {{"text", "n\xff"}};
+  ASSERT_TRUE(Open(identity) != nullptr);
+  EXPECT_TRUE(Open(identity) != nullptr);
+}
+
+TEST_F(Journal, BeginningThatWasCutOffIsWrittenAnew) {
+  Open();
+  const std::string whole = ReadFile(Path());
+  WriteFile(Path(), whole.substr(0, 7));
+  Open();
+  EXPECT_EQ(ReadFile(Path()), whole);
 }
 
 TEST(EvalJournalWithoutAFile, KeepsInMemory) {

@@ -81,13 +81,27 @@ TEST(EvalText, DocumentsDoNotShareWindows) {
   const EvalText text = Make({"abc", "x", "defg"}, {.context = 8});
   ASSERT_EQ(text.windows.size(), 2u) << "one token alone predicts nothing";
   EXPECT_EQ(Text(text.windows[1]), "defg");
-  EXPECT_EQ(text.documents, 3);
+  EXPECT_EQ(text.documents, 2);
 }
 
 TEST(EvalText, LimitTakesWholeWindowsFromTheBeginning) {
   EXPECT_EQ(Make({"abcdefghij"}, {.context = 4, .max_tokens = 6}).tokens, 6);
   EXPECT_EQ(Make({"abcdefghij"}, {.context = 4, .max_tokens = 5}).tokens, 3);
   EXPECT_EQ(Make({"abcdefghij"}, {.context = 4, .max_tokens = 1}).tokens, 3) << "one at least";
+}
+
+TEST(EvalText, BytesAreOfTheTextAndNotOfWhatTheTokenizerPutsBeforeIt) {
+  class WithDummySpace : public BytesTokenizer {
+   public:
+    WithDummySpace() : BytesTokenizer(true) {}
+    std::string_view TokenBytes(int32_t) const override { return " a"; }
+    std::string FirstTokenBytes(int32_t) const override { return "a"; }
+  };
+  const auto text = MakeEvalText(WithDummySpace(), {"abcd", "ef"}, {.context = 4});
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->tokens, 6);
+  EXPECT_EQ(text->bytes, 1 + 2 + 2 + 2 + 1 + 2);
+  EXPECT_EQ(text->stride, 3) << "a BOS takes a place in every window";
 }
 
 TEST(EvalText, HashNamesTokensAndCut) {
@@ -107,7 +121,7 @@ TEST(EvalText, FaultsAreNamed) {
   EXPECT_THAT(fault({"abc"}, {.context = 8, .stride = 9}), HasSubstr("stride is 9"));
   EXPECT_THAT(fault({"abc"}, {.context = 8, .stride = -1}), HasSubstr("stride is -1"));
   EXPECT_THAT(fault({""}, {}), HasSubstr("no token to score"));
-  EXPECT_THAT(fault({"a", "\xff"}, {}), HasSubstr("document 1"));
+  EXPECT_THAT(fault({"a", "\xff"}, {}), HasSubstr("document 2"));
 }
 
 TEST(SplitDocuments, ATextIsOneAndJsonlOneALine) {

@@ -56,7 +56,9 @@ class LinearErrorsTest : public ::testing::Test {
       const absl::Status status = errors->Add(reference_tap, tap);
       EXPECT_TRUE(status.ok()) << status;
     }
-    return errors->Result();
+    auto result = errors->Result();
+    EXPECT_TRUE(result.ok()) << result.status();
+    return *result;
   }
 
   static const LinearError& Find(const std::vector<LinearError>& errors, const std::string& name) {

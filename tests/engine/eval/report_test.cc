@@ -105,7 +105,14 @@ TEST(EvalReportJson, FaultsNameFileAndMember) {
   EXPECT_THAT(without("\"fingerprint\"", "\"fingers\""), HasSubstr("a.json: fingerprint"));
   EXPECT_THAT(without("\"kl\":", "\"k\":"), HasSubstr("a.json: not an object"));
   EXPECT_THAT(without("\"profiles\"", "\"files\""), HasSubstr("a.json: profiles"));
-  EXPECT_THAT(without("{", "["), HasSubstr("a.json: not JSON"));
+  EXPECT_THAT(without("{", "["), HasSubstr("a.json"));
+  EXPECT_THAT(without("\"resident_bytes\":16000000", "\"resident_bytes\":0"),
+              HasSubstr("resident"));
+  EXPECT_THAT(without("\"resident_bytes\":16000000", "\"resident_bytes\":18446744073709551615"),
+              HasSubstr("resident_bytes"));
+  EXPECT_THAT(without("\"low\":0.989", "\"lower\":0.989"), HasSubstr("retention.low"));
+  EXPECT_THAT(without("\"mean\":0.001", "\"mean\":5e-324"), HasSubstr("kl.mean"));
+  EXPECT_THAT(without("\"top1\":0.999", "\"top1\":1.5"), HasSubstr("top1"));
   EXPECT_EQ(EvalReportFromJson("[]", "a.json").status().code(), absl::StatusCode::kDataLoss);
 }
 
@@ -183,6 +190,7 @@ TEST(ReportPlots, ModulesHaveLayersAndKinds) {
   EXPECT_EQ(LayerOf("model.layers.17.mlp.up_proj"), 17);
   EXPECT_EQ(LayerOf("lm_head"), -1);
   EXPECT_EQ(LayerOf("model.layers.x"), -1);
+  EXPECT_GT(LayerOf("model.layers.99999999999999999999999.mlp"), 0);
   EXPECT_EQ(KindOf("model.layers.17.mlp.up_proj"), "up_proj");
   EXPECT_EQ(KindOf("lm_head"), "lm_head");
 }
@@ -190,7 +198,10 @@ TEST(ReportPlots, ModulesHaveLayersAndKinds) {
 TEST(Svg, TicksAreRound) {
   EXPECT_THAT(svg::Ticks({0, 10, 0, 100, false}, 5), ElementsAre(0, 2, 4, 6, 8, 10));
   EXPECT_THAT(svg::Ticks({1, 100, 0, 100, true}, 5), ElementsAre(1, 2, 5, 10, 20, 50, 100));
-  EXPECT_THAT(svg::Ticks({1e-6, 10, 0, 100, true}, 4).size(), 8u);
+  EXPECT_EQ(svg::Ticks({1e-6, 10, 0, 100, true}, 4).size(), 8u);
+  EXPECT_TRUE(svg::Ticks({0, 10, 0, 100, true}, 4).empty());
+  EXPECT_TRUE(svg::Ticks({0, INFINITY, 0, 100, false}, 4).empty());
+  EXPECT_LE(svg::Ticks({1e20, 1e20 + 65536, 0, 100, false}, 8).size(), 17u);
   const svg::Scale log{1, 100, 0, 50, true};
   EXPECT_DOUBLE_EQ(log(10), 25);
   EXPECT_DOUBLE_EQ(log(1000), 50);
