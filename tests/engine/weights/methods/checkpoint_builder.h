@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -178,6 +180,14 @@ class Random {
  private:
   std::mt19937 random_;
 };
+
+/// The value of an e4m3 byte, written out once more: not by the code under test.
+inline float E4M3(uint8_t byte) {
+  const int exponent = byte >> 3 & 15, fraction = byte & 7;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+  return static_cast<float>(byte & 0x80 ? -magnitude : magnitude);
+}
 
 /// `v` as `dtype` holds it.
 inline float Rounded(DType dtype, float v) {

@@ -19,6 +19,7 @@ using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
 using testing_support::CtConfig;
+using testing_support::E4M3;
 using testing_support::Import;
 using testing_support::kCtFp8;
 using testing_support::kCtStatic;
@@ -27,13 +28,6 @@ using testing_support::kModule;
 using testing_support::Random;
 
 // ---- a linear, and its tensors
-
-float E4M3(uint8_t byte) {
-  const int exponent = byte >> 3 & 15, fraction = byte & 7;
-  const double magnitude =
-      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
-  return static_cast<float>(byte & 0x80 ? -magnitude : magnitude);
-}
 
 constexpr float kE2M1[16] = {0,     0.5f, 1,     1.5f, 2,     3,  4,  6,
                              -0.0f, -0.5, -1.0f, -1.5, -2.0f, -3, -4, -6};

@@ -16,6 +16,7 @@ namespace {
 using ::testing::HasSubstr;
 using testing_support::CheckpointBuilder;
 using testing_support::Config;
+using testing_support::E4M3;
 using testing_support::Import;
 using testing_support::kModule;
 using testing_support::ProfileOptions;
@@ -23,13 +24,6 @@ using testing_support::Random;
 using testing_support::TryConfig;
 
 std::string ConfigText(const std::string& more) { return R"({"quant_method": "fp8")" + more + "}"; }
-
-double E4M3(uint8_t byte) {
-  const int exponent = byte >> 3 & 15, fraction = byte & 7;
-  const double magnitude =
-      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
-  return byte & 0x80 ? -magnitude : magnitude;
-}
 
 struct Tiles {
   int64_t n = 0, k = 0, rows = 128, columns = 128;
