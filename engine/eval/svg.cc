@@ -40,7 +40,7 @@ std::vector<double> Ticks(const Scale& scale, int count) {
     for (int power = first; power <= last; ++power) {
       for (const double factor : {1.0, 2.0, 5.0}) {
         // Powers of ten alone where there are many decades.
-        if (factor > 1.0 && last - first > count) continue;
+        if (factor > 1.0 && last - first > count / 2) continue;
         const double tick = std::pow(10.0, power) * factor;
         if (tick >= scale.low * (1 - 1e-9) && tick <= scale.high * (1 + 1e-9)) {
           ticks.push_back(tick);
