@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<SequenceRunner>> SequenceRunner::Create(Backend& 
   std::unique_ptr<SequenceRunner> runner(new SequenceRunner(backend, model));
   const int32_t blocks = static_cast<int32_t>(CeilDiv(max_tokens, int64_t{kBlockSize}));
   runner->max_tokens_ = max_tokens;
-  runner->max_rows_ = std::min(max_tokens, model.max_logit_rows());
+  runner->max_rows_ = std::min({max_tokens, model.max_rows(), model.max_logit_rows()});
   ASSIGN_OR_RETURN(runner->kv_,
                    KvCache::Create(backend, model.spec(), kv_dtype, blocks + 1, kBlockSize));
   const auto workspace = [&](int64_t elements) {

@@ -177,13 +177,13 @@ TEST_F(EvalCommand, ProfilesAreMeasuredOnceAndByTheirNames) {
 }
 
 TEST_F(EvalCommand, ProfileThatCannotBeLoadedIsReportedAndTheOthersAreMeasured) {
-  WriteFile(Path("broken.yaml"), "quantization: {quant_method: hqq, nbits: 4, group_size: 7}\n");
+  WriteFile(Path("broken.yaml"), "quantization: {quant_method: hqq, nbits: 4, group_size: 80}\n");
   const Finished run = RunQuantd(Arguments({"--profiles", "int8," + Path("broken.yaml")}));
   EXPECT_EQ(run.code, 1);
   EXPECT_THAT(run.err, HasSubstr("1 of 2 profiles could not be measured"));
   const json report = Parsed(run.out);
   EXPECT_GT(report["profiles"][0]["perplexity"], 1);
-  EXPECT_THAT(report["profiles"][1]["refusal"].get<std::string>(), HasSubstr("group_size"));
+  EXPECT_THAT(report["profiles"][1]["refusal"].get<std::string>(), HasSubstr("not a multiple of group_size 80"));
 }
 
 // A tokenizer of letters and the space, for fixtures, which have none and 64 tokens.
