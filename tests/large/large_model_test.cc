@@ -35,9 +35,9 @@ class LargeModel : public ::testing::Test {
   }
 
   static json Run(const std::vector<std::string>& arguments) {
-    const Finished run = RunQuantd(arguments);
-    EXPECT_EQ(run.code, 0) << run.err;
-    return json::parse(run.out, nullptr, /*allow_exceptions=*/false);
+    Process process(arguments);
+    EXPECT_EQ(process.Wait(1800), 0) << process.err();
+    return json::parse(process.out(), nullptr, /*allow_exceptions=*/false);
   }
   static std::map<std::string, int64_t> Weights(const json& plan) {
     std::map<std::string, int64_t> bytes;
