@@ -21,10 +21,10 @@ struct EvaluateOptions {
   std::string text;             // file, .jsonl or plain
   std::string journal;          // file that keeps what is measured; empty: none
   BackendOptions backend;
-  std::string reference_backend;     // its name, where it is another one
-  int64_t context = 0;               // tokens of a window; 0: the model's, at most 2048
-  int64_t stride = 0;                // from one window to the next; 0: no overlap
-  int64_t max_tokens = 0;            // of the text that are scored; 0: all
+  std::string reference_backend;  // its name, where it is another one
+  int64_t context = 0;            // tokens of a window; 0: the model's, at most 2048
+  int64_t stride = 0;             // from one window to the next; 0: no overlap
+  int64_t max_tokens = 0;         // of the text that are scored; 0: all
 };
 
 /// The value of EvaluateOptions::reference that says: none, nothing is compared.
