@@ -2,8 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <regex>
 
 #include "engine/eval/eval_json.h"
 #include "engine/eval/report_html.h"
@@ -118,14 +118,19 @@ TEST(EvalReportJson, FaultsNameFileAndMember) {
 
 // Every tag that is opened is closed, in order; but for those HTML closes by itself.
 void ExpectBalanced(const std::string& page) {
-  const std::regex tag("<(/?)([a-z][a-z0-9]*)((?:[^>\"]|\"[^\"]*\")*?)(/?)>");
-  const std::vector<std::string> free = {"meta", "th", "td", "tr", "dt", "dd"};
+  const std::vector<std::string> free = {"meta", "th", "td", "tr", "dt", "dd", "!doctype"};
   std::vector<std::string> open;
-  for (auto it = std::sregex_iterator(page.begin(), page.end(), tag); it != std::sregex_iterator();
-       ++it) {
-    const std::string name = (*it)[2];
-    if ((*it)[4].length() > 0 || std::find(free.begin(), free.end(), name) != free.end()) continue;
-    if ((*it)[1].length() == 0) {
+  for (size_t at = page.find('<'); at != std::string::npos; at = page.find('<', at + 1)) {
+    size_t end = at;  // of the tag: a > outside of quotes
+    for (bool quoted = false; end < page.size() && (quoted || page[end] != '>'); ++end) {
+      if (page[end] == '"') quoted = !quoted;
+    }
+    const bool closes = page[at + 1] == '/';
+    const size_t begin = at + (closes ? 2 : 1);
+    const std::string name = page.substr(begin, page.find_first_of(" />", begin) - begin);
+    at = end;
+    if (page[end - 1] == '/' || std::find(free.begin(), free.end(), name) != free.end()) continue;
+    if (!closes) {
       open.push_back(name);
       continue;
     }
@@ -161,7 +166,9 @@ TEST(RenderReport, SaysWhatWasMeasuredAndEscapesNames) {
         "Where the error is made: layers", "Where the error is made: modules", "Outliers"}) {
     EXPECT_THAT(page, HasSubstr(std::string("<h2>") + heading));
   }
-  EXPECT_FALSE(std::regex_search(page, std::regex("[>\"(-](nan|inf)[<%\", )]")));
+  for (const char* odd : {">nan", ">inf", "\"nan", "\"inf", "(nan", "(inf", "-nan", "-inf"}) {
+    EXPECT_THAT(page, Not(HasSubstr(odd)));
+  }
 }
 
 TEST(RenderReport, WithoutAReferenceHasPerplexityOnly) {
