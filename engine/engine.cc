@@ -96,10 +96,9 @@ absl::StatusOr<int32_t> KvBlocksFor(const EngineOptions& o, int64_t max_model_le
   if (o.num_kv_blocks > 0) return o.num_kv_blocks;
   const int64_t bytes_per_block = bytes_per_token * o.block_size;
   const int64_t context = (max_model_len + o.block_size - 1) / o.block_size;
-  const int64_t bytes = o.kv_cache_bytes > 0 ? o.kv_cache_bytes : kDefaultKvBytes;
-  // The reserved block is paid for, too. Not of the default, which is a round number of tokens of
-  // many models, and would be a block short of their context.
-  const int64_t blocks = bytes / bytes_per_block - (o.kv_cache_bytes > 0 ? 1 : 0);
+  // The default is beside the reserved block: many models have a context of just so many tokens.
+  const int64_t bytes = o.kv_cache_bytes > 0 ? o.kv_cache_bytes : kDefaultKvBytes + bytes_per_block;
+  const int64_t blocks = bytes / bytes_per_block - 1;  // the reserved block is paid for, too
   if (blocks < 1) {
     return InvalidArgument("kv_cache_bytes is {}, allowed: at least {} (two blocks of {} tokens)",
                            bytes, 2 * bytes_per_block, o.block_size);

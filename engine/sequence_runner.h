@@ -22,12 +22,8 @@ class SequenceRunner {
   static absl::StatusOr<std::unique_ptr<SequenceRunner>> Create(Backend& backend, Model& model,
                                                                 DType kv_dtype, int64_t max_tokens);
 
-  /// Tokens that fit.
-  int64_t max_tokens() const { return max_tokens_; }
   /// Most tokens one Append takes.
   int64_t max_rows() const { return max_rows_; }
-  /// Tokens in the cache.
-  int64_t length() const { return length_; }
 
   /// Forgets the tokens: the next Append begins a sequence.
   void Restart() { length_ = 0; }
@@ -44,7 +40,7 @@ class SequenceRunner {
   Model& model_;
   int64_t max_tokens_ = 0;
   int64_t max_rows_ = 0;
-  int64_t length_ = 0;
+  int64_t length_ = 0;  // tokens in the cache
   std::unique_ptr<KvCache> kv_;
   Buffer steps_;   // i32 [5, max_rows]: ids, rows, positions, slots, sequences
   Buffer table_;   // i32 [blocks]

@@ -74,6 +74,10 @@ std::vector<std::string> BackendNames() {
 #endif
 }
 
+int HostThreads(const BackendOptions& options) {
+  return options.threads > 0 ? options.threads : AvailableThreads();
+}
+
 PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
   const DeviceInfo info = backend.info();
   PlanDevice device;
@@ -83,7 +87,7 @@ PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
     device.backend = PlanBackend::kRef;
   } else if (backend.name() == "cpu") {
     device.backend = PlanBackend::kCpu;
-    device.threads = options.threads > 0 ? options.threads : AvailableThreads();
+    device.threads = HostThreads(options);
   } else {
     device.backend = PlanBackend::kCuda;
     const int64_t mebibyte = int64_t{1} << 20;

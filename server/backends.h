@@ -26,6 +26,9 @@ struct BackendOptions {
 /// device; INVALID_ARGUMENT for other names of backend or determinism.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
+/// Threads for work on the host: as many as `options` say, else as are allowed.
+int HostThreads(const BackendOptions& options);
+
 /// What the planner has to know of it: its memory that is free now, its layout, its threads.
 PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options);
 

@@ -5,13 +5,14 @@
 #include <cmath>
 #include <ctime>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "engine/eval/eval_journal.h"
 #include "engine/eval/eval_summary.h"
 #include "engine/eval/eval_text.h"
 #include "engine/eval/evaluator.h"
+#include "engine/plan/profile_choice.h"
+#include "engine/weights/effective_profile.h"
 #include "engine/weights/fingerprint.h"
 #include "engine/weights/profile.h"
 #include "engine/weights/quantization_options.h"
@@ -27,7 +28,7 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kDefaultContext = 2048;
-constexpr char kCheckpoint[] = "checkpoint";  // the name of a quantized checkpoint as it is
+constexpr int32_t kStepTokens = 128;
 
 std::string UtcDate() {
   const std::time_t now = std::time(nullptr);
@@ -78,24 +79,45 @@ class ProfileEvaluation {
   }
 
  private:
-  absl::Status ReadModel() {
-    std::error_code error;
-    for (const std::string& folder : {options_.model, options_.reference_model}) {
-      if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
-        return NotFound("model: {} is not a folder", folder);
-      }
-    }
-    ASSIGN_OR_RETURN(spec_, ReadDecoderSpec(options_.model));
-    ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(options_.model));
-    ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.model));
-    RETURN_IF_ERROR(Annotate(CheckTokenizer(*tokenizer_, spec_), options_.model));
-    ASSIGN_OR_RETURN(report_.fingerprint, ModelFingerprint(options_.model));
-    report_.version = kVersion;
-    report_.model = options_.model;
-    report_.architecture = spec_.architecture;
+  // A folder as far as it is known without loading it.
+  struct Folder {
+    std::string path;
+    DecoderSpec spec;
+    bool quantized = false;
+    std::string fingerprint;
+  };
 
-    quantized_ = prequantized.has_value();
-    reference_model_ = options_.reference_model.empty() ? options_.model : options_.reference_model;
+  static absl::StatusOr<Folder> ReadFolder(const std::string& path) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(path, error)) {
+      return NotFound("model: {} is not a folder", path);
+    }
+    Folder folder;
+    folder.path = path;
+    ASSIGN_OR_RETURN(folder.spec, ReadDecoderSpec(path));
+    ASSIGN_OR_RETURN(const auto prequantized, ReadQuantizationConfig(path));
+    folder.quantized = prequantized.has_value();
+    ASSIGN_OR_RETURN(folder.fingerprint, ModelFingerprint(path));
+    return folder;
+  }
+
+  absl::Status ReadModel() {
+    ASSIGN_OR_RETURN(model_, ReadFolder(options_.model));
+    reference_model_ = model_;
+    if (!options_.reference_model.empty()) {
+      ASSIGN_OR_RETURN(reference_model_, ReadFolder(options_.reference_model));
+    }
+    if (model_.spec.vocab_size != reference_model_.spec.vocab_size) {
+      return InvalidArgument("{} has a vocabulary of {}, the reference in {} one of {}",
+                             model_.path, model_.spec.vocab_size, reference_model_.path,
+                             reference_model_.spec.vocab_size);
+    }
+    ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(model_.path));
+    RETURN_IF_ERROR(Annotate(CheckTokenizer(*tokenizer_, model_.spec), model_.path));
+    report_.version = kVersion;
+    report_.model = model_.path;
+    report_.fingerprint = model_.fingerprint;
+    report_.architecture = model_.spec.architecture;
     return absl::OkStatus();
   }
 
@@ -103,7 +125,8 @@ class ProfileEvaluation {
   absl::Status ReadProfiles() {
     profiles_ = options_.profiles;
     if (profiles_.empty()) {
-      profiles_ = quantized_ ? std::vector<std::string>{kCheckpoint} : BuiltInProfiles();
+      profiles_ =
+          model_.quantized ? std::vector<std::string>{kCheckpointProfile} : BuiltInProfiles();
     }
     FaultList faults;
     for (size_t i = 0; i < profiles_.size(); ++i) {
@@ -123,17 +146,15 @@ class ProfileEvaluation {
         return InvalidArgument("reference is none, and a model or a backend is given for it");
       }
       reference_.clear();
-    } else if (reference_.empty()) {
-      ASSIGN_OR_RETURN(const DecoderSpec spec, ReadDecoderSpec(reference_model_));
-      ASSIGN_OR_RETURN(const auto quantized, ReadQuantizationConfig(reference_model_));
-      if (!quantized) reference_ = spec.dtype == DType::kF16 ? "fp16" : "bf16";
+    } else if (reference_.empty() && !reference_model_.quantized) {
+      reference_ = SixteenBitProfile(reference_model_.spec);
     }
     return absl::OkStatus();
   }
 
   // What is in a profile; the name of one that is known only when it is loaded.
   static absl::StatusOr<std::string> HashOf(const std::string& profile) {
-    if (profile.empty() || profile == kCheckpoint || profile == kAutoProfile) return profile;
+    if (profile.empty() || profile == kCheckpointProfile || profile == kAutoProfile) return profile;
     ASSIGN_OR_RETURN(const QuantProfile loaded, LoadProfile(profile));
     return loaded.Hash();
   }
@@ -141,12 +162,12 @@ class ProfileEvaluation {
   absl::Status ReadText() {
     ASSIGN_OR_RETURN(const std::string contents, ReadInput(options_.text, "text " + options_.text));
     ASSIGN_OR_RETURN(const auto documents, SplitDocuments(contents, options_.text));
+    const int64_t longest = model_.spec.max_position_embeddings;
     EvalTextOptions cut;
-    cut.context = options_.context > 0 ? options_.context
-                                       : std::min(kDefaultContext, spec_.max_position_embeddings);
-    if (cut.context > spec_.max_position_embeddings) {
+    cut.context = options_.context > 0 ? options_.context : std::min(kDefaultContext, longest);
+    if (cut.context > longest) {
       return InvalidArgument("context is {}, allowed: at most the model's {}", cut.context,
-                             spec_.max_position_embeddings);
+                             longest);
     }
     cut.stride = options_.stride;
     cut.max_tokens = options_.max_tokens;
@@ -154,7 +175,7 @@ class ProfileEvaluation {
     if (!text.ok()) return Annotate(text.status(), options_.text);
     text_ = *std::move(text);
     settings_.context = cut.context;
-    settings_.threads = Threads();
+    settings_.threads = HostThreads(options_.backend);
     report_.text = options_.text;
     report_.text_hash = text_.hash;
     report_.documents = text_.documents;
@@ -168,21 +189,15 @@ class ProfileEvaluation {
     return absl::OkStatus();
   }
 
-  int Threads() const {
-    return options_.backend.threads > 0
-               ? options_.backend.threads
-               : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }
-
   absl::StatusOr<OpenedModel> Open(const std::string& model, const std::string& profile,
                                    const BackendOptions& backend) const {
     OpenModelOptions open;
     open.model = model;
-    open.profile = profile == kCheckpoint ? "" : profile;
+    open.profile = profile == kCheckpointProfile ? "" : profile;
     open.backend = backend;
     open.need_tokenizer = false;
-    open.engine.max_num_batched_tokens = kEvalStepTokens;
-    open.engine.max_num_seqs = kEvalStepTokens - kExtraLogitRows;  // logits of every row
+    open.engine.max_num_batched_tokens = kStepTokens;
+    open.engine.max_num_seqs = kStepTokens - kExtraLogitRows;  // logits of every row
     open.engine.max_model_len = static_cast<int32_t>(settings_.context);
     open.engine.num_kv_blocks =
         static_cast<int32_t>(CeilDiv(settings_.context, int64_t{open.engine.block_size})) + 1;
@@ -193,19 +208,14 @@ class ProfileEvaluation {
     if (reference_.empty()) return absl::OkStatus();
     BackendOptions backend = options_.backend;
     if (!options_.reference_backend.empty()) backend.name = options_.reference_backend;
-    absl::StatusOr<OpenedModel> opened = Open(reference_model_, reference_, backend);
+    absl::StatusOr<OpenedModel> opened = Open(reference_model_.path, reference_, backend);
     if (!opened.ok()) {
       return Annotate(opened.status(), fmt::format("the reference, {}", reference_));
     }
     opened_reference_.emplace(*std::move(opened));
-    const DecoderSpec& spec = opened_reference_->loaded.spec;
-    if (spec.vocab_size != spec_.vocab_size) {
-      return InvalidArgument("{} has a vocabulary of {}, the reference in {} one of {}",
-                             options_.model, spec_.vocab_size, reference_model_, spec.vocab_size);
-    }
     if (reference_ == kAutoProfile) reference_ = opened_reference_->loaded.report.profile_name;
     report_.reference = reference_;
-    if (reference_model_ != options_.model) report_.reference_model = reference_model_;
+    if (reference_model_.path != model_.path) report_.reference_model = reference_model_.path;
     return absl::OkStatus();
   }
 
@@ -219,7 +229,7 @@ class ProfileEvaluation {
                                       {"quantd", report_.version}};
     if (reference_.empty()) return identity;
     ASSIGN_OR_RETURN(identity["reference profile"], HashOf(reference_));
-    ASSIGN_OR_RETURN(identity["reference checkpoint"], ModelFingerprint(reference_model_));
+    identity["reference checkpoint"] = reference_model_.fingerprint;
     identity["reference backend"] = options_.reference_backend;
     return identity;
   }
@@ -230,7 +240,7 @@ class ProfileEvaluation {
 
   absl::StatusOr<ProfileResult> MeasureProfile(const std::string& name) {
     ReportProgress(0);
-    ASSIGN_OR_RETURN(const OpenedModel opened, Open(options_.model, name, options_.backend));
+    ASSIGN_OR_RETURN(const OpenedModel opened, Open(model_.path, name, options_.backend));
     const QuantizationReport& loaded = opened.loaded.report;
     report_.parameters = loaded.parameters;
     report_.backend = std::string(opened.backend->name());
@@ -252,7 +262,7 @@ class ProfileEvaluation {
       ProfileFacts facts;
       facts.name = name;
       facts.hash = hash;
-      facts.description = name == kCheckpoint ? "" : DescriptionOf(name);
+      facts.description = name == kCheckpointProfile ? "" : DescriptionOf(name);
       facts.compute_dtype = std::string(ToString(opened.compute_dtype));
       facts.resident_bytes = loaded.resident_bytes;
       facts.bits_per_weight = loaded.bits_per_weight();
@@ -301,13 +311,12 @@ class ProfileEvaluation {
 
   const EvaluateOptions& options_;
   const std::function<void(const EvaluateProgress&)> on_progress_;
-  DecoderSpec spec_;
+  Folder model_, reference_model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   EvalText text_;
   EvalSettings settings_;
-  bool quantized_ = false;  // the checkpoint
   std::vector<std::string> profiles_;
-  std::string reference_, reference_model_;
+  std::string reference_;  // profile; empty: none
   std::optional<OpenedModel> opened_reference_;
   std::unique_ptr<EvalJournal> journal_;
   EvalReport report_;

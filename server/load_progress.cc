@@ -4,13 +4,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdio>
-
 namespace quantd {
-
-LoadProgressReporter::~LoadProgressReporter() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
-}
 
 void LoadProgressReporter::operator()(const LoadProgress& progress) {
   const auto now = std::chrono::steady_clock::now();
@@ -20,9 +14,7 @@ void LoadProgressReporter::operator()(const LoadProgress& progress) {
   shown_ = now;
   const std::string line = Format(progress, std::chrono::duration<double>(now - start_).count());
   if (on_terminal_) {
-    drawn_ = true;
-    fmt::print(stderr, "\r\033[K{}", line);
-    std::fflush(stderr);
+    line_.Draw(line);
   } else {
     spdlog::info("loading: {}", line);
   }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/load.h"
+#include "server/terminal_line.h"
 
 namespace quantd {
 
@@ -13,7 +14,6 @@ class LoadProgressReporter {
  public:
   /// `on_terminal`: write to stderr's terminal; otherwise log at most every two seconds.
   explicit LoadProgressReporter(bool on_terminal) : on_terminal_(on_terminal) {}
-  ~LoadProgressReporter();  // clears the terminal's line
 
   void operator()(const LoadProgress& progress);
 
@@ -22,7 +22,7 @@ class LoadProgressReporter {
 
  private:
   const bool on_terminal_;
-  bool drawn_ = false;
+  TerminalLine line_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point shown_ = start_;
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/plan/bytes_text.h"
+#include "engine/weights/effective_profile.h"
 #include "engine/weights/profile.h"
 #include "kernels/status.h"
 #include "server/plan_load.h"
@@ -25,7 +26,7 @@ absl::Status Load(const PlanDevice& device, bool choose, const EngineOptions& en
   ASSIGN_OR_RETURN(const ModelSource source, OpenModelSource(load.model_dir));
   if (choose) {
     ASSIGN_OR_RETURN(const ChosenProfile chosen, ChooseProfile(source, device, engine));
-    spdlog::info("profile auto: {}", chosen.name.empty() ? "checkpoint" : chosen.name);
+    spdlog::info("profile auto: {}", chosen.name.empty() ? kCheckpointProfile : chosen.name);
     for (const std::string& reason : chosen.reasons) spdlog::info("  {}", reason);
     load.profile_given = !chosen.name.empty();
     if (load.profile_given) {

@@ -7,6 +7,7 @@
 #include "engine/plan/device_check.h"
 #include "engine/plan/model_plan.h"
 #include "engine/plan/profile_choice.h"
+#include "engine/weights/effective_profile.h"
 #include "kernels/ceil_div.h"
 #include "kernels/status.h"
 
@@ -76,7 +77,7 @@ absl::StatusOr<ChosenProfile> ChooseProfile(const ModelSource& source, const Pla
   if (plan.recommended.empty()) {
     return ResourceExhausted("profile auto: {}", fmt::join(plan.reasons, "; "));
   }
-  return ChosenProfile{plan.recommended == "checkpoint" ? "" : plan.recommended,
+  return ChosenProfile{plan.recommended == kCheckpointProfile ? "" : plan.recommended,
                        std::move(plan.reasons)};
 }
 

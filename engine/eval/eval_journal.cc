@@ -12,6 +12,7 @@
 #include "engine/eval/eval_json.h"
 #include "engine/weights/files.h"
 #include "engine/weights/json_check.h"
+#include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -21,11 +22,6 @@ using nlohmann::json;
 
 constexpr char kIdentity[] = "quantd_eval";
 constexpr int64_t kMaxBytes = int64_t{16} << 30;  // twenty bytes a token and profile
-
-// Names in it may be paths that are no UTF-8.
-std::string Dump(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 absl::StatusOr<json> ParseLine(const std::string& line, const std::string& where) {
   RETURN_IF_ERROR(CheckJson(line, where));
@@ -58,7 +54,7 @@ absl::StatusOr<std::unique_ptr<EvalJournal>> EvalJournal::Open(const std::string
       ::lseek(journal->file_, valid_bytes, SEEK_SET) < 0) {
     return journal->CannotWrite();
   }
-  if (valid_bytes == 0) RETURN_IF_ERROR(journal->Write(Dump(json{{kIdentity, identity}})));
+  if (valid_bytes == 0) RETURN_IF_ERROR(journal->Write(DumpJson(json{{kIdentity, identity}})));
   return journal;
 }
 
@@ -71,14 +67,14 @@ absl::StatusOr<int64_t> EvalJournal::Read(const Identity& identity) {
     const std::string where = fmt::format("{}: line {}", path_, ++number);
     ASSIGN_OR_RETURN(const json line, ParseLine(text.substr(begin, end - begin), where));
     if (number == 1) {
-      RETURN_IF_ERROR(CheckIdentity(Dump(line.value(kIdentity, json())), identity));
+      RETURN_IF_ERROR(CheckIdentity(DumpJson(line.value(kIdentity, json())), identity));
     } else if (line.contains("score") && line.contains("profile") && line["profile"].is_string()) {
-      ASSIGN_OR_RETURN(WindowScore score, WindowScoreFromJson(Dump(line["score"]), where));
+      ASSIGN_OR_RETURN(WindowScore score, WindowScoreFromJson(DumpJson(line["score"]), where));
       const int64_t window = score.window;
       profiles_[line["profile"].get<std::string>()].windows.insert_or_assign(window,
                                                                              std::move(score));
     } else if (line.contains("facts")) {
-      ASSIGN_OR_RETURN(ProfileFacts facts, ProfileFactsFromJson(Dump(line["facts"]), where));
+      ASSIGN_OR_RETURN(ProfileFacts facts, ProfileFactsFromJson(DumpJson(line["facts"]), where));
       const std::string hash = facts.hash;
       profiles_[hash].facts = std::move(facts);
     } else {
@@ -86,7 +82,7 @@ absl::StatusOr<int64_t> EvalJournal::Read(const Identity& identity) {
     }
   }
   // A line that was cut off is dropped; but a file without a whole one must have begun as ours do.
-  const std::string first = Dump(json{{kIdentity, identity}});
+  const std::string first = DumpJson(json{{kIdentity, identity}});
   if (number == 0 && text != first.substr(0, text.size())) {
     return DataLoss("{}: line 1: not a journal of quantd eval", path_);
   }
@@ -96,13 +92,13 @@ absl::StatusOr<int64_t> EvalJournal::Read(const Identity& identity) {
 absl::Status EvalJournal::CheckIdentity(const std::string& found, const Identity& identity) const {
   const json was = json::parse(found, nullptr, /*allow_exceptions=*/false);
   if (!was.is_object()) return DataLoss("{}: line 1: not a journal of quantd eval", path_);
-  const json is = json::parse(Dump(json(identity)));
+  const json is = json::parse(DumpJson(json(identity)));
   for (const auto& [key, value] : is.items()) {
     const auto it = was.find(key);
     if (it != was.end() && *it == value) continue;
     return FailedPrecondition(
         "{} is of another evaluation: {} was {} and is {}; name another file, or remove it", path_,
-        key, it == was.end() ? "not noted" : Dump(*it), Dump(value));
+        key, it == was.end() ? "not noted" : DumpJson(*it), DumpJson(value));
   }
   return absl::OkStatus();
 }

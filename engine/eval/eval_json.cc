@@ -6,6 +6,7 @@
 
 #include "engine/eval/significant.h"
 #include "engine/weights/json_check.h"
+#include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -26,9 +27,8 @@ Ordered ToOrdered(const LinearError& e) {
   return out;
 }
 
+// Without the linears, of which there are many: they come last.
 Ordered ToOrdered(const ProfileFacts& f) {
-  Ordered linears = Ordered::array();
-  for (const LinearError& e : f.linears) linears.push_back(ToOrdered(e));
   return {{"name", f.name},
           {"hash", f.hash},
           {"description", f.description},
@@ -38,15 +38,12 @@ Ordered ToOrdered(const ProfileFacts& f) {
           {"kv_bytes_per_token", f.kv_bytes_per_token},
           {"load_seconds", Rounded(f.load_seconds)},
           {"decode_tokens_per_second", Rounded(f.decode_tokens_per_second)},
-          {"greedy_lengths", f.greedy_lengths},
-          {"linears", linears}};
+          {"greedy_lengths", f.greedy_lengths}};
 }
 
 Ordered ToOrdered(const ProfileResult& p) {
   if (!p.refusal.empty()) return {{"name", p.facts.name}, {"refusal", p.refusal}};
   Ordered out = ToOrdered(p.facts);
-  const Ordered linears = out["linears"];
-  out.erase("linears");
   out["tokens"] = p.tokens;
   out["perplexity"] = Rounded(p.perplexity);
   out["bits_per_byte"] = Rounded(p.bits_per_byte);
@@ -63,7 +60,6 @@ Ordered ToOrdered(const ProfileResult& p) {
     out["top1"] = Rounded(p.top1);
     out["top5"] = Rounded(p.top5);
   }
-  out["linears"] = linears;
   return out;
 }
 
@@ -208,17 +204,9 @@ absl::StatusOr<ProfileResult> ReadProfile(const json& object, const std::string&
   return p;
 }
 
-// Strings of a stranger's files may hold what is no UTF-8.
-template <typename Json>
-std::string Dump(const Json& value, int indent = -1) {
-  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
-
 absl::StatusOr<json> Parse(const std::string& text, const std::string& source) {
   RETURN_IF_ERROR(CheckJson(text, source));
-  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return DataLoss("{}: not JSON", source);
-  return value;
+  return json::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 
 }  // namespace
@@ -237,10 +225,15 @@ std::string ToJson(const WindowScore& s) {
   // As the decimal they were rounded to: a double of the float would be written with 17 digits.
   for (const float value : s.kl) kl.push_back(std::stod(fmt::format("{}", value)));
   out["kl"] = std::move(kl);
-  return Dump(out);
+  return DumpJson(out);
 }
 
-std::string ToJson(const ProfileFacts& facts) { return Dump(ToOrdered(facts)); }
+std::string ToJson(const ProfileFacts& facts) {
+  Ordered out = ToOrdered(facts);
+  Ordered& linears = out["linears"] = Ordered::array();
+  for (const LinearError& e : facts.linears) linears.push_back(ToOrdered(e));
+  return DumpJson(out);
+}
 
 std::string ToJson(const EvalReport& r) {
   Ordered out = {
@@ -263,18 +256,16 @@ std::string ToJson(const EvalReport& r) {
       {"context", r.context},
       {"stride", r.stride},
       {"greedy_tokens", r.greedy_tokens}};
-  std::string text = Dump(out, 1);
+  std::string text = DumpJson(out, 1);
   text.resize(text.size() - 2);  // "\n}"
   text += ",\n \"profiles\": [";
   for (size_t i = 0; i < r.profiles.size(); ++i) {
-    Ordered profile = ToOrdered(r.profiles[i]);
-    const Ordered linears = profile.contains("linears") ? profile["linears"] : Ordered::array();
-    profile.erase("linears");
-    std::string entry = Dump(profile);
+    std::string entry = DumpJson(ToOrdered(r.profiles[i]));
     entry.pop_back();
     text += (i == 0 ? "\n  " : ",\n  ") + entry + ", \"linears\": [";
+    const std::vector<LinearError>& linears = r.profiles[i].facts.linears;
     for (size_t j = 0; j < linears.size(); ++j) {
-      text += (j == 0 ? "\n   " : ",\n   ") + Dump(linears[j]);
+      text += (j == 0 ? "\n   " : ",\n   ") + DumpJson(ToOrdered(linears[j]));
     }
     text += "]}";
   }

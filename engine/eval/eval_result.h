@@ -72,7 +72,7 @@ struct EvalReport {
   std::string version;  // of quantd
   std::string date;     // ISO, UTC; of the measurement
   std::string model;
-  std::string fingerprint;  // CheckpointFingerprint
+  std::string fingerprint;  // ModelFingerprint
   std::string architecture;
   int64_t parameters = 0;
   std::string backend;          // "cpu"

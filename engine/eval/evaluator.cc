@@ -60,7 +60,7 @@ absl::StatusOr<WindowScore> Evaluator::Score(int64_t index) {
   const int64_t length = static_cast<int64_t>(ids.size()) - 1;
   score.rows = length;
   model_.runner->Restart();
-  int64_t step = std::min(int64_t{kEvalStepTokens}, model_.runner->max_rows());
+  int64_t step = model_.runner->max_rows();
   if (reference_) {
     reference_->runner->Restart();
     step = std::min(step, reference_->runner->max_rows());
@@ -132,9 +132,7 @@ std::vector<const EvalWindow*> Evaluator::Spread(int64_t count, int64_t tokens) 
 absl::Status Evaluator::Prefill(Side& side, std::span<const int32_t> ids) {
   side.runner->Restart();
   while (!ids.empty()) {
-    const auto step = ids.first(
-        std::min(ids.size(),
-                 static_cast<size_t>(std::min(int64_t{kEvalStepTokens}, side.runner->max_rows()))));
+    const auto step = ids.first(std::min(ids.size(), static_cast<size_t>(side.runner->max_rows())));
     RETURN_IF_ERROR(side.runner->Append(step).status());
     ids = ids.subspan(step.size());
   }

@@ -20,9 +20,6 @@
 
 namespace quantd {
 
-/// Most tokens of a step. A model should be loaded for logits of as many rows.
-inline constexpr int32_t kEvalStepTokens = 128;
-
 /// A loaded model; all must outlive the Evaluator.
 struct EvalTarget {
   Backend* backend = nullptr;

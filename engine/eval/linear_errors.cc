@@ -49,24 +49,25 @@ std::vector<std::byte> Convert(const std::vector<float>& values, DType dtype) {
   return out;
 }
 
-struct Difference {
-  double squares = 0.0;  // of the differences
-  double norm = 0.0;     // of the reference's values
-};
-
-Difference Compare(const LinearTap::Rows& reference, const LinearTap::Rows& other,
+// The sum of squares of what differs; `first_col`: of the reference's columns in `other`.
+double Differences(const LinearTap::Rows& reference, const LinearTap::Rows& other,
                    int64_t first_col) {
-  Difference d;
+  double sum = 0.0;
   for (int64_t r = 0; r < std::min(reference.rows, other.rows); ++r) {
     const float* want = &reference.values[static_cast<size_t>(r * reference.cols)];
     const float* got = &other.values[static_cast<size_t>(r * other.cols + first_col)];
     for (int64_t c = 0; c < reference.cols; ++c) {
       const double difference = static_cast<double>(got[c]) - static_cast<double>(want[c]);
-      d.squares += difference * difference;
-      d.norm += static_cast<double>(want[c]) * static_cast<double>(want[c]);
+      sum += difference * difference;
     }
   }
-  return d;
+  return sum;
+}
+
+double Squares(const std::vector<float>& values) {
+  double sum = 0.0;
+  for (const float v : values) sum += static_cast<double>(v) * static_cast<double>(v);
+  return sum;
 }
 
 double Ratio(double squares, double norm) { return norm > 0 ? std::sqrt(squares / norm) : 0.0; }
@@ -147,12 +148,9 @@ absl::Status LinearErrors::Add(const LinearTap& reference, const LinearTap& prof
       const LinearTap::Rows* want = reference.output(segment.module);
       const LinearTap::Rows* running = profile.output(segment.module);
       if (want == nullptr || running == nullptr || want->cols != segment.rows) continue;
-      const Difference isolated = Compare(*want, output, segment.first_row);
-      const Difference accumulated = Compare(*want, *running, 0);
-      sums.isolated += isolated.squares;
-      sums.isolated_norm += isolated.norm;
-      sums.accumulated += accumulated.squares;
-      sums.accumulated_norm += accumulated.norm;
+      sums.isolated += Differences(*want, output, segment.first_row);
+      sums.accumulated += Differences(*want, *running, 0);
+      sums.norm += Squares(want->values);
       sums.inputs += static_cast<int64_t>(input->values.size());
       if (!sums.has_outliers) continue;
       const float threshold = linear->activation.threshold;
@@ -168,8 +166,8 @@ absl::StatusOr<std::vector<LinearError>> LinearErrors::Result() const {
   for (const Sums& sums : sums_) {
     if (sums.inputs == 0) continue;
     LinearError& error = out.emplace_back(sums.error);
-    error.isolated = Ratio(sums.isolated, sums.isolated_norm);
-    error.accumulated = Ratio(sums.accumulated, sums.accumulated_norm);
+    error.isolated = Ratio(sums.isolated, sums.norm);
+    error.accumulated = Ratio(sums.accumulated, sums.norm);
     if (!std::isfinite(error.isolated) || !std::isfinite(error.accumulated)) {
       return DataLoss("{}: its outputs are not finite", error.module);
     }

@@ -61,8 +61,8 @@ class LinearErrors {
  private:
   struct Sums {
     LinearError error;
-    double isolated = 0.0, accumulated = 0.0;            // of squared differences
-    double isolated_norm = 0.0, accumulated_norm = 0.0;  // of the reference's squares
+    double isolated = 0.0, accumulated = 0.0;  // of squared differences
+    double norm = 0.0;                         // of the reference's squares
     int64_t outliers = 0, inputs = 0;
     bool has_outliers = false;
   };

@@ -114,9 +114,11 @@ struct Row {
   std::string title;
 };
 
-std::string DotRows(const std::vector<Row>& rows, const std::string& label,
-                    const std::function<std::string(double)>& tick_text) {
+// Of shares, the largest first.
+std::string DotRows(std::vector<Row> rows, const std::string& label) {
   if (rows.empty()) return "";
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const Row& a, const Row& b) { return a.dot > b.dot; });
   Scale x{INFINITY, -INFINITY, kNames, kWidth - kValues, false};
   for (const Row& r : rows) {
     for (const double v :
@@ -134,7 +136,7 @@ std::string DotRows(const std::vector<Row>& rows, const std::string& label,
     fmt::format_to(Out(out),
                    "<line class=\"grid\" x1=\"{0:.1f}\" y1=\"6\" x2=\"{0:.1f}\" y2=\"{1:.1f}\"/>\n"
                    "<text class=\"tick middle\" x=\"{0:.1f}\" y=\"{2:.1f}\">{3}</text>\n",
-                   x(tick), height - 30.0, height - 14.0, tick_text(tick));
+                   x(tick), height - 30.0, height - 14.0, fmt::format("{:.4g}%", 100 * tick));
   }
   double y = 16.0;
   for (const Row& r : rows) {
@@ -362,9 +364,7 @@ std::string RetentionPlot(const EvalReport& report) {
               : fmt::format("{:.2f}%", 100 * r.value);
     rows.push_back({p->facts.name, r.low, r.high, r.value, {}, text, p->facts.name + ": " + text});
   }
-  std::stable_sort(rows.begin(), rows.end(),
-                   [](const Row& a, const Row& b) { return a.dot > b.dot; });
-  return DotRows(rows, "retention", [](double v) { return fmt::format("{:.4g}%", 100 * v); });
+  return DotRows(std::move(rows), "retention");
 }
 
 std::string AgreementPlot(const EvalReport& report) {
@@ -374,9 +374,7 @@ std::string AgreementPlot(const EvalReport& report) {
     rows.push_back({p->facts.name, std::min(p->top1, p->top5), std::max(p->top1, p->top5), p->top1,
                     p->top5, text, p->facts.name + ": " + text});
   }
-  std::stable_sort(rows.begin(), rows.end(),
-                   [](const Row& a, const Row& b) { return a.dot > b.dot; });
-  return DotRows(rows, "agreement", [](double v) { return fmt::format("{:.4g}%", 100 * v); });
+  return DotRows(std::move(rows), "agreement");
 }
 
 std::string ErrorByLayer(const EvalReport& report) {

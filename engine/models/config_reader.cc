@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/json_check.h"
+#include "engine/weights/json_dump.h"
 
 namespace quantd {
 
@@ -32,7 +33,7 @@ constexpr double kMaxTheta = 1e12;  // the largest known are 1e7
 
 // At most a line of a value, for messages.
 std::string Text(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string text = DumpJson(value);
   if (text.size() > 80) text = text.substr(0, 77) + "...";
   return text;
 }

@@ -71,7 +71,7 @@ class ProfilesPlanner {
     ASSIGN_OR_RETURN(const LoadPlan load,
                      PlanLoad(source_, QuantProfile(), /*profile_given=*/false));
     stored_ = load.weights.embedding.stored;
-    if (source_.prequantized) Fill(NewLine("checkpoint", load.options.profile), load);
+    if (source_.prequantized) Fill(NewLine(kCheckpointProfile, load.options.profile), load);
     return absl::OkStatus();
   }
 
@@ -79,7 +79,7 @@ class ProfilesPlanner {
     ProfilePlan& line = NewLine(name, profile);
     if (source_.prequantized) {
       const auto effective = EffectiveProfile(profile, true, source_.prequantized);
-      if (!effective.ok() || effective->name == "checkpoint") {
+      if (!effective.ok() || effective->name == kCheckpointProfile) {
         line.refusal =
             fmt::format("the checkpoint is quantized already: {}", Describe(*source_.prequantized));
       }

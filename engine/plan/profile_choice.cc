@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/plan/bytes_text.h"
+#include "engine/weights/effective_profile.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -50,7 +51,7 @@ class Chooser {
 
   void Choose() {
     std::vector<const ProfilePlan*> candidates = Preferred();
-    const ProfilePlan* const checkpoint = plan_.Find("checkpoint");  // of a quantized one
+    const ProfilePlan* const checkpoint = plan_.Find(kCheckpointProfile);  // of a quantized one
     if (checkpoint != nullptr) {
       candidates = {checkpoint};
       Say("the checkpoint is quantized already ({}) and is taken as it is", plan_.quantization);
@@ -103,7 +104,7 @@ class Chooser {
   std::vector<const ProfilePlan*> Preferred() const {
     std::vector<const ProfilePlan*> lines;
     for (std::string name : rules_.Find(plan_.goal)->prefer) {
-      if (name == "16-bit") name = plan_.spec.dtype == DType::kF16 ? "fp16" : "bf16";
+      if (name == "16-bit") name = SixteenBitProfile(plan_.spec);
       if (const ProfilePlan* line = plan_.Find(name); line != nullptr) lines.push_back(line);
     }
     return lines;
@@ -150,6 +151,10 @@ class Chooser {
 };
 
 }  // namespace
+
+std::string SixteenBitProfile(const DecoderSpec& spec) {
+  return spec.dtype == DType::kF16 ? "fp16" : "bf16";
+}
 
 absl::Status ChooseFrom(ModelPlan& plan, const SelectionRules& rules, const std::string& goal) {
   for (ProfilePlan& line : plan.profiles) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "engine/weights/effective_profile.h"
 #include "engine/weights/files.h"
 #include "engine/weights/option_map.h"
 #include "engine/weights/profile.h"
@@ -16,7 +17,7 @@ constexpr std::array<std::string_view, 2> kGoalKeys = {"prefer", "because"};
 constexpr std::array<std::string_view, 2> kDefaultKeys = {"bytes_per_parameter_below", "goal"};
 
 bool IsCandidate(const std::string& name) {
-  if (name == "16-bit" || name == "checkpoint") return true;
+  if (name == "16-bit" || name == kCheckpointProfile) return true;
   const std::vector<std::string> profiles = BuiltInProfiles();
   return std::find(profiles.begin(), profiles.end(), name) != profiles.end();
 }

@@ -33,7 +33,7 @@ absl::StatusOr<QuantProfile> EffectiveProfile(QuantProfile profile, bool profile
                                               const std::optional<MethodOptions>& prequantized) {
   const bool given = profile_given && !(prequantized && AsksForNothing(profile));
   if (!given) {
-    profile.name = "checkpoint";
+    profile.name = kCheckpointProfile;
     profile.description = "As the checkpoint is.";
     profile.quantization = prequantized.value_or(MethodOptions{});
     profile.overrides.clear();

@@ -8,9 +8,12 @@
 
 namespace quantd {
 
+/// The profile of a checkpoint as it is.
+inline constexpr char kCheckpointProfile[] = "checkpoint";
+
 /// `profile` as it is for a full-precision checkpoint, or, where none was given, one named
-/// "checkpoint" that quantizes nothing. For a checkpoint that is quantized already the methods are
-/// those of `prequantized`; INVALID_ARGUMENT when the profile asks for others.
+/// kCheckpointProfile that quantizes nothing. For a checkpoint that is quantized already the
+/// methods are those of `prequantized`; INVALID_ARGUMENT when the profile asks for others.
 absl::StatusOr<QuantProfile> EffectiveProfile(QuantProfile profile, bool profile_given,
                                               const std::optional<MethodOptions>& prequantized);
 

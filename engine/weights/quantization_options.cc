@@ -5,6 +5,7 @@
 
 #include "engine/weights/files.h"
 #include "engine/weights/json_check.h"
+#include "engine/weights/json_dump.h"
 
 namespace quantd {
 namespace {
@@ -15,7 +16,7 @@ constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 OptionValue ToOption(const Json& json) {
   OptionValue v;
-  v.text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  v.text = DumpJson(json);
   if (json.is_null()) {
     v.kind = OptionValue::Kind::kNull;
   } else if (json.is_boolean()) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "engine/weights/json_dump.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/status.h"
 
@@ -48,7 +49,7 @@ absl::Status WriteSafetensors(const std::filesystem::path& path,
                        {"data_offsets", {offset, offset + t->data.size()}}};
     offset += t->data.size();
   }
-  std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string text = DumpJson(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
   const std::filesystem::path partial = path.string() + ".partial";

@@ -20,6 +20,7 @@
 #include "server/cli/one_line.h"
 #include "server/evaluate_profiles.h"
 #include "server/read_input.h"
+#include "server/terminal_line.h"
 
 namespace quantd {
 namespace {
@@ -34,9 +35,6 @@ struct EvalFlags {
 // One line that rewrites itself on a terminal; a line a profile elsewhere.
 class ProgressLine {
  public:
-  ~ProgressLine() {
-    if (terminal_) fmt::print(stderr, "\r\033[K");
-  }
   void operator()(const EvaluateProgress& p) {
     const auto now = std::chrono::steady_clock::now();
     const bool last = p.window == p.num_windows || (terminal_ && p.window == 0);
@@ -47,13 +45,14 @@ class ProgressLine {
                                   : fmt::format("window {} of {}", p.window, p.num_windows);
     const std::string left =
         p.seconds_left > 0 ? fmt::format(", {:.0f} s left", p.seconds_left) : "";
-    fmt::print(stderr, "{}[{}/{}] {}: {}{}{}", terminal_ ? "\r\033[K" : "", p.profile_index + 1,
-               p.num_profiles, p.profile, doing, left, terminal_ ? "" : "\n");
-    std::fflush(stderr);
+    const std::string text = fmt::format("[{}/{}] {}: {}{}", p.profile_index + 1, p.num_profiles,
+                                         p.profile, doing, left);
+    terminal_ ? line_.Draw(text) : fmt::print(stderr, "{}\n", text);
   }
 
  private:
   const bool terminal_ = ::isatty(STDERR_FILENO) == 1;
+  TerminalLine line_;
   std::chrono::steady_clock::time_point shown_;
 };
 

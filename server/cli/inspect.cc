@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/inspect.h"
+#include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 #include "server/backends.h"
 #include "server/cli/commands.h"
@@ -97,8 +98,7 @@ void PrintTable(const ModelReport& r) {
 absl::Status RunInspect(const InspectFlags& flags) {
   ASSIGN_OR_RETURN(const ModelReport report, InspectModel(flags.model, !flags.no_values));
   if (flags.json) {
-    fmt::print("{}\n",
-               ToJson(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", DumpJson(ToJson(report), 2));
   } else {
     PrintTable(report);
   }

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -58,8 +59,6 @@ std::string IdsToJson(std::span<const int32_t> ids) {
   return Json(std::vector<int32_t>(ids.begin(), ids.end())).dump();
 }
 
-std::string TextToJson(const std::string& text) {
-  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+std::string TextToJson(const std::string& text) { return DumpJson(Json(text)); }
 
 }  // namespace quantd

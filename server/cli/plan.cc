@@ -7,6 +7,7 @@
 #include "engine/plan/bytes_text.h"
 #include "engine/plan/measured_quality.h"
 #include "engine/plan/model_plan.h"
+#include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 #include "server/backends.h"
 #include "server/cli/commands.h"
@@ -189,8 +190,7 @@ absl::Status RunPlan(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(ModelPlan plan, PlanModel(request, rules));
   RETURN_IF_ERROR(AddMeasuredQuality(flags.model, flags.quality, &plan));
   if (flags.json) {
-    fmt::print("{}\n", ToJson(plan, flags, request.device.bytes_per_second)
-                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", DumpJson(ToJson(plan, flags, request.device.bytes_per_second), 2));
   } else {
     PrintTable(plan, request.device);
   }

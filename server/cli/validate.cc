@@ -1,6 +1,7 @@
 // quantd validate: every fault of a configuration, profile, model and device at once, as a list or
 // JSON.
 #include "server/validate.h"
+#include "engine/weights/json_dump.h"
 
 #include <algorithm>
 #include <memory>
@@ -72,8 +73,7 @@ absl::Status RunValidate(const ValidateFlags& flags) {
     return f.severity == Finding::Severity::kError;
   });
   if (flags.json) {
-    fmt::print("{}\n", ToJson(findings, errors == 0)
-                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", DumpJson(ToJson(findings, errors == 0), 2));
   } else {
     Print(findings, Finding::Severity::kError, "errors");
     Print(findings, Finding::Severity::kWarning, "warnings");

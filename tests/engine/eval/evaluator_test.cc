@@ -5,8 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
 #include "engine/text/tokenizer.h"
 #include "tests/engine/models/load_helpers.h"
@@ -44,8 +42,7 @@ Loaded Load(const std::string& profile, int64_t rows = 40) {
 
 const EvalText& Text() {
   static const EvalText text = [] {
-    std::ifstream file(QUANTD_SOURCE_DIR "/demo/validation.txt");
-    const std::string all((std::istreambuf_iterator<char>(file)), {});
+    const std::string all = testing_support::ReadFile(QUANTD_SOURCE_DIR "/demo/validation.txt");
     const auto tokenizer = Tokenizer::Load(kDemo);
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
     auto made = MakeEvalText(**tokenizer, {all.substr(0, 3000)},
