@@ -45,6 +45,7 @@ int IntMilliseconds(double seconds) { return static_cast<int>(std::lround(second
 }  // namespace
 
 struct GrpcServer::Impl {
+  std::unique_ptr<Front> front;
   std::unique_ptr<InferenceService> service;
   std::unique_ptr<grpc::Server> server;
 };
@@ -60,7 +61,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   int port = 0;
   RETURN_IF_ERROR(ParseAddress(config.listen.grpc, &host, &port));
   std::unique_ptr<GrpcServer> self(new GrpcServer());
-  self->impl_->service = std::make_unique<InferenceService>(serving, config);
+  self->impl_->front = std::make_unique<Front>(serving, config);
+  self->impl_->service = std::make_unique<InferenceService>(*self->impl_->front);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -106,9 +108,9 @@ void GrpcServer::SetHealthy(bool healthy) {
   health->SetServingStatus("quantd.v1.Inference", healthy);
 }
 
-int64_t GrpcServer::live_calls() const { return impl_->service->live_calls(); }
+int64_t GrpcServer::live_calls() const { return impl_->front->calls().size(); }
 
-void GrpcServer::CancelAll(const absl::Status& status) { impl_->service->CancelAll(status); }
+void GrpcServer::CancelAll(const absl::Status& status) { impl_->front->CancelAll(status); }
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   if (impl_->server == nullptr) return;

@@ -4,50 +4,21 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/status.h"
 #include "server/grpc/error_details.h"
+#include "server/grpc/messages.h"
 #include "server/version.h"
 
 namespace quantd {
 namespace {
 
-template <class Proto>
-absl::Status Parse(const grpc::ByteBuffer& bytes, Proto* proto) {
-  grpc::ByteBuffer copy = bytes;  // shares the slices
-  if (copy.Valid() && grpc::SerializationTraits<Proto>::Deserialize(&copy, proto).ok()) {
-    return absl::OkStatus();
-  }
-  return InvalidArgument("malformed request: not a {}, or a string that is not UTF-8",
-                         proto->GetTypeName());
-}
-
-grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& proto) {
-  const std::string bytes = proto.SerializeAsString();
-  const grpc::Slice slice(bytes);
-  return grpc::ByteBuffer(&slice, 1);
-}
-
-// The earlier of the call's own deadline and the server's limit.
-std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& context,
-                                            double max_request_seconds) {
-  std::optional<Clock::time_point> deadline;
-  const auto wall = context.deadline();
-  if (wall != std::chrono::system_clock::time_point::max()) {
-    // Clamped: a deadline years away must not overflow.
-    const auto left = std::min<std::chrono::system_clock::duration>(
-        wall - std::chrono::system_clock::now(), std::chrono::hours(24 * 365));
-    deadline = Clock::now() + left;
-  }
-  if (max_request_seconds > 0) {
-    const auto limit = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                          std::chrono::duration<double>(max_request_seconds));
-    deadline = deadline.has_value() ? std::min(*deadline, limit) : limit;
-  }
-  return deadline;
-}
+// What is about the server itself is the administrators'.
+template <class Request>
+constexpr Access AccessOf =
+    std::is_same_v<Request, v1::GetServerInfoRequest> ? Access::kAdmin : Access::kModel;
 
 }  // namespace
 
@@ -58,9 +29,9 @@ class InferenceService::GenerateReactor : public Base, public GenerateCall::Port
   GenerateReactor(InferenceService* service, grpc::CallbackServerContext* context, bool streaming)
       : service_(service),
         context_(context),
-        call_(std::make_shared<GenerateCall>(this, streaming,
-                                             service->config_.limits.stream_backlog_tokens)) {
-    service_->registry_.Add(call_);
+        call_(std::make_shared<GenerateCall>(
+            this, streaming, service->front_.config().limits.stream_backlog_tokens)) {
+    service_->front_.calls().Add(call_);
   }
   const std::shared_ptr<GenerateCall>& call() const { return call_; }
   void Describe(std::string request_id, bool with_logprobs) {
@@ -72,7 +43,7 @@ class InferenceService::GenerateReactor : public Base, public GenerateCall::Port
   void OnCancel() override { call_->OnCancel(); }
   void OnDone() override {
     call_->Detach();
-    service_->registry_.Remove(call_);
+    service_->front_.calls().Remove(call_);
     delete this;
   }
 
@@ -91,15 +62,16 @@ class InferenceService::StreamReactor
       : GenerateReactor(service, context, true) {}
 
   void Write(RequestUpdate update) override {
-    buffer_ = Serialize(ToStreamResponse(request_id_, std::move(update), with_logprobs_));
+    buffer_ = SerializeMessage(ToStreamResponse(request_id_, std::move(update), with_logprobs_));
     StartWrite(&buffer_);
   }
   void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
-    const grpc::Status end = service_->EndOf(context_, status, retry_pushback);
+    const grpc::Status end = service_->front_.EndOf(context_, status, retry_pushback);
     if (updates.empty()) return ServerWriteReactor::Finish(end);
     // Never with a write in flight (GenerateCall::Pump), so the buffer is free.
-    buffer_ = Serialize(ToStreamResponse(request_id_, std::move(updates[0]), with_logprobs_));
+    buffer_ =
+        SerializeMessage(ToStreamResponse(request_id_, std::move(updates[0]), with_logprobs_));
     StartWriteAndFinish(&buffer_, grpc::WriteOptions(), end);
   }
   void OnWriteDone(bool ok) override { call_->OnWriteDone(ok); }
@@ -118,9 +90,9 @@ class InferenceService::UnaryReactor : public GenerateReactor<grpc::ServerUnaryR
   void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
     if (!updates.empty()) {
-      *response_ = Serialize(ToResponse(request_id_, std::move(updates), with_logprobs_));
+      *response_ = SerializeMessage(ToResponse(request_id_, std::move(updates), with_logprobs_));
     }
-    ServerUnaryReactor::Finish(service_->EndOf(context_, status, retry_pushback));
+    ServerUnaryReactor::Finish(service_->front_.EndOf(context_, status, retry_pushback));
   }
 
  private:
@@ -133,93 +105,24 @@ class InferenceService::DeferredReactor : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 };
 
-InferenceService::InferenceService(const Serving& serving, const ServerConfig& config)
-    : serving_(serving),
-      config_(config),
-      watchdog_([this] { Watch(); }),
-      pool_(std::make_unique<WorkerPool>(
-          static_cast<int>(config.limits.tokenizer_threads),
-          static_cast<size_t>(config.limits.max_queued_tokenizations))) {}
-
-InferenceService::~InferenceService() {
-  {
-    std::lock_guard lock(watch_mutex_);
-    stopping_ = true;
-  }
-  watch_wake_.notify_all();
-  watchdog_.join();
-}
-
-void InferenceService::Watch() {
-  const auto limit = std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(config_.timeouts.stall_seconds));
-  const auto tick = std::clamp<Clock::duration>(limit / 4, std::chrono::milliseconds(10),
-                                                std::chrono::seconds(1));
-  std::unique_lock lock(watch_mutex_);
-  while (!watch_wake_.wait_for(lock, tick, [this] { return stopping_; })) {
-    lock.unlock();
-    const Clock::time_point now = Clock::now();
-    for (const auto& call : registry_.Snapshot()) call->CheckStall(now, limit);
-    lock.lock();
-  }
-}
-
-void InferenceService::CancelAll(const absl::Status& status) {
-  for (const auto& call : registry_.Snapshot()) call->Fail(status);
-}
-
-absl::StatusOr<const ServedModel*> InferenceService::Ready() const {
-  switch (serving_.state()) {
-    case Serving::State::kLoading:
-      return Unavailable("the model is loading ({:.0f}%)", 100.0 * serving_.load_progress());
-    case Serving::State::kDraining: return Unavailable("the server is draining");
-    case Serving::State::kReady: break;
-  }
-  return serving_.model();
-}
-
-grpc::Status InferenceService::EndOf(grpc::CallbackServerContext* context,
-                                     const absl::Status& status, bool retry_pushback) const {
-  if (!retry_pushback) return ToGrpc(status);
-  const int64_t milliseconds = config_.limits.retry_pushback_ms;
-  context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(milliseconds));
-  return ToGrpc(status, milliseconds);
-}
-
-absl::Status InferenceService::TooManyTexts() const {
-  return ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}",
-                           config_.limits.max_queued_tokenizations,
-                           config_.limits.max_queued_tokenizations);
-}
-
 template <class Reactor>
 void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* context,
                              const grpc::ByteBuffer& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
-  const absl::StatusOr<const ServedModel*> model = Ready();
+  absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel);
+  if (!caller.ok()) return call->Fail(caller.status());
+  const absl::StatusOr<const ServedModel*> model = front_.Ready();
   if (!model.ok()) return call->Fail(model.status());
   v1::GenerateRequest proto;
-  if (const absl::Status s = Parse(bytes, &proto); !s.ok()) return call->Fail(s);
+  if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return call->Fail(s);
   absl::StatusOr<PreparedRequest> prepared = ToPreparedRequest(std::move(proto), FactsOf(**model));
   if (!prepared.ok()) return call->Fail(prepared.status());
   Request& request = prepared->request;
-  if (request.id.empty()) request.id = fmt::format("r{}", next_id_.fetch_add(1));
-  request.deadline = DeadlineOf(*context, config_.timeouts.max_request_seconds);
+  if (request.id.empty()) request.id = front_.NextRequestId();
+  request.deadline = front_.DeadlineOf(*context);
   reactor->Describe(request.id, request.sampling.logprobs >= 0);
-
-  if (!prepared->has_text && prepared->messages.empty()) {
-    return call->Submit((*model)->engine, std::move(request));
-  }
-  auto job = [call, served = *model, p = std::make_shared<PreparedRequest>(std::move(*prepared))] {
-    if (!call->active()) return;
-    absl::StatusOr<std::vector<int32_t>> ids =
-        EncodePrompt(*p, *served->tokenizer, served->chat_template);
-    if (!ids.ok()) return call->Fail(ids.status());
-    p->request.prompt_ids = std::move(*ids);
-    call->Submit(served->engine, std::move(p->request));
-  };
-  if (!pool_->Submit(std::move(job))) call->Fail(TooManyTexts(), true);
+  front_.Start(call, **model, *std::move(caller), *std::move(prepared));
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
@@ -241,7 +144,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::GenerateStream(
 
 absl::StatusOr<v1::TokenizeResponse> InferenceService::Answer(
     const v1::TokenizeRequest& request) const {
-  ASSIGN_OR_RETURN(const ServedModel* model, Ready());
+  ASSIGN_OR_RETURN(const ServedModel* model, front_.Ready());
   RETURN_IF_ERROR(CheckModelName(request.model(), FactsOf(*model)));
   const bool add_special = !request.has_add_special_tokens() || request.add_special_tokens();
   const absl::StatusOr<std::vector<int32_t>> ids =
@@ -254,7 +157,7 @@ absl::StatusOr<v1::TokenizeResponse> InferenceService::Answer(
 
 absl::StatusOr<v1::DetokenizeResponse> InferenceService::Answer(
     const v1::DetokenizeRequest& request) const {
-  ASSIGN_OR_RETURN(const ServedModel* model, Ready());
+  ASSIGN_OR_RETURN(const ServedModel* model, front_.Ready());
   const ModelFacts facts = FactsOf(*model);
   RETURN_IF_ERROR(CheckModelName(request.model(), facts));
   RETURN_IF_ERROR(CheckTokenIds(request.token_ids(), facts.vocab_size, "token_ids"));
@@ -267,34 +170,34 @@ absl::StatusOr<v1::DetokenizeResponse> InferenceService::Answer(
 
 absl::StatusOr<v1::GetModelInfoResponse> InferenceService::Answer(
     const v1::GetModelInfoRequest& request) const {
-  const ServedModel* model = serving_.model();  // while draining, too
-  if (model == nullptr) return Ready().status();
+  const ServedModel* model = front_.serving().model();  // while draining, too
+  if (model == nullptr) return front_.Ready().status();
   RETURN_IF_ERROR(CheckModelName(request.model(), FactsOf(*model)));
   return ToModelInfo(*model);
 }
 
 absl::StatusOr<v1::GetServerInfoResponse> InferenceService::Answer(
     const v1::GetServerInfoRequest&) const {
+  const ServerConfig& config = front_.config();
   v1::GetServerInfoResponse out;
   out.set_version(kVersion);
-  out.set_uptime_seconds(serving_.uptime_seconds());
-  const Serving::State state = serving_.state();
+  out.set_uptime_seconds(front_.serving().uptime_seconds());
+  const Serving::State state = front_.serving().state();
   out.set_state(state == Serving::State::kLoading ? v1::SERVER_STATE_LOADING
                 : state == Serving::State::kReady ? v1::SERVER_STATE_READY
                                                   : v1::SERVER_STATE_DRAINING);
   v1::ServerLimits* limits = out.mutable_limits();
-  limits->set_max_message_bytes(config_.limits.max_message_bytes);
-  limits->set_max_num_seqs(static_cast<int32_t>(config_.scheduler.max_num_seqs));
-  limits->set_max_num_batched_tokens(
-      static_cast<int32_t>(config_.scheduler.max_num_batched_tokens));
-  limits->set_max_queued_requests(static_cast<int32_t>(config_.limits.max_queued_requests));
+  limits->set_max_message_bytes(config.limits.max_message_bytes);
+  limits->set_max_num_seqs(static_cast<int32_t>(config.scheduler.max_num_seqs));
+  limits->set_max_num_batched_tokens(static_cast<int32_t>(config.scheduler.max_num_batched_tokens));
+  limits->set_max_queued_requests(static_cast<int32_t>(config.limits.max_queued_requests));
   limits->set_max_queued_tokenizations(
-      static_cast<int32_t>(config_.limits.max_queued_tokenizations));
-  limits->set_stall_seconds(config_.timeouts.stall_seconds);
-  limits->set_max_request_seconds(config_.timeouts.max_request_seconds);
-  out.set_live_requests(live_calls());
-  out.set_load_progress(serving_.load_progress());
-  if (const ServedModel* model = serving_.model(); model != nullptr) {
+      static_cast<int32_t>(config.limits.max_queued_tokenizations));
+  limits->set_stall_seconds(config.timeouts.stall_seconds);
+  limits->set_max_request_seconds(config.timeouts.max_request_seconds);
+  out.set_live_requests(front_.calls().size());
+  out.set_load_progress(front_.serving().load_progress());
+  if (const ServedModel* model = front_.serving().model(); model != nullptr) {
     if (model->backend != nullptr) out.set_device(model->backend->info().description);
     ToProto(model->engine->Stats(), out.mutable_stats());
   }
@@ -305,9 +208,9 @@ template <class Request>
 absl::Status InferenceService::Reply(const grpc::ByteBuffer& bytes,
                                      grpc::ByteBuffer* response) const {
   Request request;
-  RETURN_IF_ERROR(Parse(bytes, &request));
+  RETURN_IF_ERROR(ParseMessage(bytes, &request));
   ASSIGN_OR_RETURN(const auto answer, Answer(request));
-  *response = Serialize(answer);
+  *response = SerializeMessage(answer);
   return absl::OkStatus();
 }
 
@@ -316,7 +219,8 @@ grpc::ServerUnaryReactor* InferenceService::ReplyNow(grpc::CallbackServerContext
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) const {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(Reply<Request>(*request, response)));
+  const absl::Status allowed = front_.Identify(*context, AccessOf<Request>).status();
+  reactor->Finish(ToGrpc(allowed.ok() ? Reply<Request>(*request, response) : allowed));
   return reactor;
 }
 
@@ -325,11 +229,15 @@ grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerCo
                                                           const grpc::ByteBuffer* request,
                                                           grpc::ByteBuffer* response) {
   auto* reactor = new DeferredReactor();
-  const bool queued = pool_->Submit([this, reactor, context, bytes = *request, response] {
+  if (const absl::Status s = front_.Identify(*context, AccessOf<Request>).status(); !s.ok()) {
+    reactor->Finish(ToGrpc(s));
+    return reactor;
+  }
+  const absl::Status queued = front_.OnWorker([this, reactor, context, bytes = *request, response] {
     reactor->Finish(ToGrpc(context->IsCancelled() ? Cancelled("cancelled by the client")
                                                   : Reply<Request>(bytes, response)));
   });
-  if (!queued) reactor->Finish(EndOf(context, TooManyTexts(), true));
+  if (!queued.ok()) reactor->Finish(front_.EndOf(context, queued, true));
   return reactor;
 }
 

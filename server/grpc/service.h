@@ -1,20 +1,10 @@
 // InferenceService: quantd.v1.Inference on gRPC's callback API, with raw messages so that what does
-// not parse is INVALID_ARGUMENT. Nothing blocks in a reaction: texts are tokenized by a worker
-// pool, generation belongs to the engine's thread.
+// not parse is INVALID_ARGUMENT. Nothing blocks in a reaction: texts are tokenized by the front's
+// workers, generation belongs to the engine's thread.
 #pragma once
 
-#include <condition_variable>
-#include <memory>
-#include <mutex>
-#include <string>
-#include <thread>
-
 #include "quantd/v1/inference.grpc.pb.h"
-#include "server/config.h"
-#include "server/grpc/convert.h"
-#include "server/grpc/generate_call.h"
-#include "server/serving.h"
-#include "server/worker_pool.h"
+#include "server/grpc/front.h"
 
 namespace quantd {
 
@@ -35,15 +25,8 @@ using RawInferenceService = WithGenerate<WithGenerateStream<
 
 class InferenceService : public RawInferenceService {
  public:
-  /// `serving` and the model in it must outlive the service; the service must outlive its gRPC
-  /// server.
-  InferenceService(const Serving& serving, const ServerConfig& config);
-  ~InferenceService() override;
-
-  /// Calls that generate and are not done.
-  int64_t live_calls() const { return registry_.size(); }
-  /// Ends all of them with `status`.
-  void CancelAll(const absl::Status& status);
+  /// `front` must outlive the service, the service its gRPC server.
+  explicit InferenceService(Front& front) : front_(front) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
@@ -70,16 +53,9 @@ class InferenceService : public RawInferenceService {
   class UnaryReactor;
   class DeferredReactor;
 
-  // The model, or UNAVAILABLE while loading or (for new work) draining.
-  absl::StatusOr<const ServedModel*> Ready() const;
   // Parses, checks and converts a request; on success it is on its way to the engine.
   template <class Reactor>
   void Start(Reactor* reactor, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes);
-  // The status that ends a call, with the time of the next try when that is worth one.
-  grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
-                     bool retry_pushback) const;
-  absl::Status TooManyTexts() const;
-
   absl::StatusOr<v1::TokenizeResponse> Answer(const v1::TokenizeRequest& request) const;
   absl::StatusOr<v1::DetokenizeResponse> Answer(const v1::DetokenizeRequest& request) const;
   absl::StatusOr<v1::GetModelInfoResponse> Answer(const v1::GetModelInfoRequest& request) const;
@@ -96,17 +72,8 @@ class InferenceService : public RawInferenceService {
   grpc::ServerUnaryReactor* ReplyOnWorker(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response);
-  void Watch();
 
-  const Serving& serving_;
-  const ServerConfig config_;
-  CallRegistry registry_;
-  std::atomic<uint64_t> next_id_{1};
-  std::mutex watch_mutex_;
-  std::condition_variable watch_wake_;
-  bool stopping_ = false;
-  std::thread watchdog_;
-  std::unique_ptr<WorkerPool> pool_;  // last: its jobs use the rest
+  Front& front_;
 };
 
 }  // namespace quantd

@@ -1,0 +1,82 @@
+// Front: what the services of a server share between a call's arrival and the engine: who calls,
+// whether there is a model, the workers that make texts tokens, and the calls that live with the
+// watchdog over them. Nothing in it blocks. Thread-safe.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "server/config.h"
+#include "server/grpc/convert.h"
+#include "server/grpc/generate_call.h"
+#include "server/serving.h"
+#include "server/worker_pool.h"
+
+namespace quantd {
+
+/// Who calls. Kept as long as the call lives.
+struct Caller {
+  std::string name;  // of the API key; empty where there are none
+};
+
+/// What a method is about: the model that is served, or the server itself.
+enum class Access : uint8_t { kModel, kAdmin };
+
+class Front {
+ public:
+  /// `serving` and the model in it must outlive the front.
+  Front(const Serving& serving, const ServerConfig& config);
+  ~Front();
+
+  const Serving& serving() const { return serving_; }
+  const ServerConfig& config() const { return config_; }
+
+  /// The model, or UNAVAILABLE while loading or (for new work) draining.
+  absl::StatusOr<const ServedModel*> Ready() const;
+  /// Every method asks this first. UNAUTHENTICATED, PERMISSION_DENIED.
+  absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access) const;
+
+  /// A name for a request that has none.
+  std::string NextRequestId();
+  /// The earlier of the call's own deadline and the server's limit.
+  std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& context) const;
+  /// Sends a request on its way to `model`'s engine, text through a worker first; ends `call` when
+  /// it is refused. Afterwards the call's reactor may be gone at any time.
+  void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, Caller caller,
+             PreparedRequest prepared);
+
+  /// Runs `job` on a worker. RESOURCE_EXHAUSTED, worth a retry, when too many are waiting.
+  absl::Status OnWorker(std::function<void()> job);
+  /// The status that ends a call, with the time of the next try when that is worth one.
+  grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
+                     bool retry_pushback) const;
+
+  /// Calls that generate and are not done.
+  CallRegistry& calls() { return calls_; }
+  const CallRegistry& calls() const { return calls_; }
+  /// Ends all of them with `status`.
+  void CancelAll(const absl::Status& status);
+
+ private:
+  void Watch();
+
+  const Serving& serving_;
+  const ServerConfig config_;
+  CallRegistry calls_;
+  std::atomic<uint64_t> next_id_{1};
+  std::mutex watch_mutex_;
+  std::condition_variable watch_wake_;
+  bool stopping_ = false;
+  std::thread watchdog_;
+  std::unique_ptr<WorkerPool> pool_;  // last: its jobs use the rest
+};
+
+}  // namespace quantd
