@@ -49,6 +49,11 @@ uint64_t CacheSalt(const LoadedModel& model) {
   return h;
 }
 
+// Nothing else can end the text.
+bool EndsOnlyAtMaxTokens(const SamplingParams& p) {
+  return p.ignore_eos && p.stop.empty() && p.stop_token_ids.empty();
+}
+
 // A number no other engine of the process has.
 uint64_t NextOwner() {
   static std::atomic<uint64_t> last{0};
@@ -68,6 +73,9 @@ absl::Status CheckEngineOptions(const EngineOptions& o, const DecoderSpec& spec)
   }
   if (o.max_queued_requests < 1) {
     faults.Add("max_queued_requests is {}, allowed: 1 or more", o.max_queued_requests);
+  }
+  if (o.max_queued_tokens < 0) {
+    faults.Add("max_queued_tokens is {}, allowed: 0 (no limit) or more", o.max_queued_tokens);
   }
   if (o.block_size < 1 || o.block_size > 1024) {
     faults.Add("block_size is {}, allowed: 1 to 1024", o.block_size);
@@ -142,6 +150,9 @@ EngineImpl::EngineImpl(Backend& backend, LoadedModel model, const Tokenizer* tok
       options_(options),
       observer_(observer),
       eos_ids_(loaded_.spec.eos_token_ids),
+      admission_({.max_queued_requests = options.max_queued_requests,
+                  .max_queued_tokens = options.max_queued_tokens,
+                  .max_num_seqs = options.max_num_seqs}),
       seeds_(std::random_device{}()),
       kv_(std::move(kv)),
       buffers_(std::move(buffers)),
@@ -295,24 +306,34 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
   const int32_t n = request.sampling.n;
   std::vector<std::unique_ptr<LiveRequest>> outputs;
   for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, bad_words, sink));
+  const SamplingParams& sampling = request.sampling;
+  Admission::Newcomer newcomer = {
+      .tenant = request.tenant,
+      .weight = request.tenant_weight,
+      .priority = request.priority,
+      .outputs = n,
+      .prompt_tokens = static_cast<int64_t>(request.prompt_ids.size()),
+      .max_tokens = sampling.max_tokens,
+      .least_tokens =
+          EndsOnlyAtMaxTokens(sampling) ? sampling.max_tokens : std::max(sampling.min_tokens, 1),
+  };
+  if (request.deadline.has_value()) newcomer.seconds_left = Seconds(*request.deadline - now);
   RequestHandle handle = 0;
   {
     std::lock_guard lock(mutex_);
     if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
     if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
-    if (queued_ + n > options_.max_queued_requests) {
-      return ResourceExhausted("{} requests are waiting, allowed: {}", queued_ + n - 1,
-                               options_.max_queued_requests);
-    }
+    RETURN_IF_ERROR(admission_.Check(newcomer, load_));
     handle = last_handle_ + 1;
     const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : seeds_();
     for (std::unique_ptr<LiveRequest>& live : outputs) {
       live->submitted = now;
       live->arrival = live->handle = ++last_handle_;
+      live->place = admission_.Enter(newcomer, live->index);
+      live->tag = live->place.tag;
       live->seed = seed;
       inbox_.submissions.push_back(std::move(live));
     }
-    queued_ += n;
     unfinished_ += n;
   }
   wake_.notify_one();
@@ -344,6 +365,12 @@ EngineStats EngineImpl::Stats() const {
   std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
   stats.waiting += static_cast<int64_t>(inbox_.submissions.size());
+  stats.waiting_tokens = admission_.waiting_tokens();
+  stats.expected_wait_seconds = admission_.ExpectedWait({}, load_);
+  stats.refused_requests = admission_.refused(Admission::Refusal::kRequests);
+  stats.refused_tokens = admission_.refused(Admission::Refusal::kTokens);
+  stats.refused_share = admission_.refused(Admission::Refusal::kShare);
+  stats.refused_deadline = admission_.refused(Admission::Refusal::kDeadline);
   return stats;
 }
 

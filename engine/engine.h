@@ -23,6 +23,7 @@ struct EngineOptions {
   int32_t max_num_seqs = 16;             // running at once
   int32_t max_num_batched_tokens = 512;  // rows of one step; <= the model's max_rows
   int32_t max_queued_requests = 256;     // waiting; beyond it Submit is RESOURCE_EXHAUSTED
+  int64_t max_queued_tokens = 0;         // of prompts that wait; 0: no limit
   int32_t block_size = 16;               // tokens in a KV block
   int64_t kv_cache_bytes = 0;            // 0: room for max_num_seqs whole contexts, at most 1 GiB
   int32_t num_kv_blocks = 0;             // instead of kv_cache_bytes, when positive
@@ -81,6 +82,14 @@ struct EngineStats {
   int64_t draft_tokens = 0;           // guessed by prompt lookup and verified
   int64_t accepted_draft_tokens = 0;  // of these, right
   int64_t replayed_steps = 0;         // of these, launched as graphs captured before
+  int64_t waiting_tokens = 0;         // of prompts that wait
+  double expected_wait_seconds = 0;   // of a request that came now, until it is begun with
+  // Refused when they arrived: too many requests or tokens waiting, too many of one tenant, a
+  // deadline that cannot be met.
+  int64_t refused_requests = 0;
+  int64_t refused_tokens = 0;
+  int64_t refused_share = 0;
+  int64_t refused_deadline = 0;
 };
 
 using RequestHandle = uint64_t;
@@ -98,7 +107,8 @@ class Engine {
 
   /// Checks the request and queues it. On error nothing was taken and the sink is never called.
   /// INVALID_ARGUMENT (a field, the prompt's length against the context), RESOURCE_EXHAUSTED (queue
-  /// full), DEADLINE_EXCEEDED (already past), UNAVAILABLE (draining or dead).
+  /// full, or a deadline that cannot be met; RetryAfter says when to try again: admission.h),
+  /// DEADLINE_EXCEEDED (already past), UNAVAILABLE (draining or dead).
   virtual absl::StatusOr<RequestHandle> Submit(Request request,
                                                std::shared_ptr<RequestSink> sink) = 0;
   /// Ends a request within one step with kCancelled; unknown or finished handles are ignored.

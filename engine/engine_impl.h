@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "engine/admission.h"
 #include "engine/block_pool.h"
 #include "engine/engine.h"
 #include "engine/logit_control.h"
@@ -38,6 +39,7 @@ struct LiveRequest final : Sequence {
   LogitControl control;
   int32_t max_drafts = 0;                // of a step
   int32_t prompt_logprobs_known = 0;     // tokens of the prompt whose logprobs were reported
+  Admission::Place place;                // in line, until first scheduled
   std::shared_ptr<RequestSink> sink;     // dropped with the last update
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   bool seeks_stop_strings = false;       // `decoder` looks for them
@@ -152,7 +154,8 @@ class EngineImpl final : public Engine {
   bool shutdown_ = false;
   absl::Status dead_;  // why the device is gone; OK while it works
   RequestHandle last_handle_ = 0;
-  int64_t queued_ = 0;           // taken and not yet in any step
+  Admission admission_;  // its line: taken and not yet in any step
+  Admission::Load load_;
   int64_t unfinished_ = 0;       // taken and not yet answered with a last update
   int64_t drain_cancelled_ = 0;  // by cancel_all
   EngineStats stats_;
@@ -178,9 +181,11 @@ class EngineImpl final : public Engine {
   std::vector<int32_t> accepted_;  // drafts of each entry of the step being completed
   std::vector<Sequence*> expired_;
   Inbox taken_;
-  EngineStats counts_;      // the running totals among stats_
-  int64_t left_queue_ = 0;  // since the last Flush
-  int64_t ended_ = 0;       // since the last Flush
+  EngineStats counts_;  // the running totals among stats_
+  // Since the last Flush.
+  std::vector<std::pair<Admission::Place, bool>> left_line_;  // to run, or not
+  std::vector<Admission::Served> served_;
+  int64_t ended_ = 0;
 
   std::thread thread_;  // last: starts when all else is there
 };

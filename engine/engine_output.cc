@@ -8,8 +8,6 @@
 namespace quantd {
 namespace {
 
-double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -182,7 +180,16 @@ void EngineImpl::Finish(LiveRequest& request, FinishReason reason, absl::Status 
 
   ++ended_;
   const Clock::time_point now = Clock::now();
-  if (!request.first_scheduled.has_value()) ++left_queue_;
+  if (!request.first_scheduled.has_value()) {
+    left_line_.emplace_back(std::move(request.place), false);
+  } else if (request.first_token.has_value()) {
+    served_.push_back({
+        .computed_prompt_tokens = request.prompt_size - request.cached_tokens,
+        .completion_tokens = request.completion_tokens,
+        .prefill_seconds = Seconds(*request.first_token - *request.first_scheduled),
+        .decode_seconds = Seconds(now - *request.first_token),
+    });
+  }
   if (observer_ != nullptr) {
     EngineObserver::Finished finished;
     finished.reason = reason;
@@ -218,9 +225,12 @@ void EngineImpl::Flush() {
   {
     std::lock_guard lock(mutex_);
     stats_ = stats;
-    queued_ -= left_queue_;
-    left_queue_ = 0;
+    for (const auto& [place, to_run] : left_line_) admission_.Leave(place, to_run);
+    for (const Admission::Served& served : served_) admission_.Note(served);
+    load_ = {.running = scheduler_.num_running(), .full = scheduler_.num_waiting() > 0};
   }
+  left_line_.clear();
+  served_.clear();
   // Without the lock: a sink may call Submit or Cancel.
   for (Delivery& delivery : outbox_) delivery.sink->OnUpdate(std::move(delivery.update));
   outbox_.clear();

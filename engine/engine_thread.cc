@@ -185,7 +185,7 @@ void EngineImpl::Launch(int slot) {
     if (!r.first_scheduled.has_value()) {
       r.first_scheduled = now;
       counts_.prompt_tokens += r.prompt_size;
-      ++left_queue_;
+      left_line_.emplace_back(std::move(r.place), true);
     }
     for (int32_t row = 0; row < entry.num_logits; ++row) {
       FillParams(entry, row, &params[static_cast<size_t>(entry.logit_row + row)]);

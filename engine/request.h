@@ -15,6 +15,7 @@
 namespace quantd {
 
 using Clock = std::chrono::steady_clock;
+inline double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 /// Names and defaults are the field's (OpenAI's, vLLM's).
 struct SamplingParams {
@@ -58,7 +59,9 @@ struct Request {
   std::string id;                   // for logs; need not be unique
   std::vector<int32_t> prompt_ids;  // at least one
   SamplingParams sampling;
-  int32_t priority = 0;  // smaller runs first; first come first served among equals
+  int32_t priority = 0;  // smaller runs first; equal ones by their tenants' shares, then in order
+  std::string tenant;    // among which the engine is shared; empty: everybody without a name
+  double tenant_weight = 1;  // > 0: twice the weight, twice the share
   std::optional<Clock::time_point> deadline;
   bool bypass_prefix_cache = false;
 };

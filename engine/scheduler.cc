@@ -9,7 +9,8 @@ namespace quantd {
 namespace {
 
 bool Before(const Sequence* a, const Sequence* b) {
-  return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
+  if (a->priority != b->priority) return a->priority < b->priority;
+  return a->tag != b->tag ? a->tag < b->tag : a->arrival < b->arrival;
 }
 
 void Insert(std::vector<Sequence*>* list, Sequence* sequence) {

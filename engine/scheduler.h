@@ -5,11 +5,12 @@
 // of step n+1 (pipeline depth 1), and steps are executed in the order they were planned.
 //
 // Policy: continuous batching with chunked prefill under a token budget. Running sequences go
-// first, those that decode before those that prefill, each by (priority, arrival). Then waiting
-// ones are admitted in that order while a slot, blocks and budget are left. When blocks run out the
-// worst running sequence (stalled ones first, then the largest priority value, then the newest) is
-// preempted: it gives all its blocks back and computes again later, from the prefix cache where it
-// can. The best running sequence is never a victim of others, so somebody always advances.
+// first, those that decode before those that prefill, each by (priority, tag, arrival). Then
+// waiting ones are admitted in that order while a slot, blocks and budget are left. When blocks run
+// out the worst running sequence (stalled ones first, then the largest priority value, then the
+// newest) is preempted: it gives all its blocks back and computes again later, from the prefix
+// cache where it can. The best running sequence is never a victim of others, so somebody always
+// advances.
 //
 // Engine thread only.
 #pragma once
@@ -119,8 +120,8 @@ class Scheduler {
 
   const SchedulerOptions options_;
   BlockPool& pool_;
-  std::vector<Sequence*> waiting_;  // by (priority, arrival)
-  std::vector<Sequence*> running_;  // by (priority, arrival)
+  std::vector<Sequence*> waiting_;  // by (priority, tag, arrival)
+  std::vector<Sequence*> running_;  // by (priority, tag, arrival)
   std::vector<Sequence*> order_;    // running_ as it was when a pass over it began
   int64_t preemptions_ = 0;
   int64_t prefix_queries_ = 0;

@@ -23,8 +23,9 @@ struct Sequence {
   enum class State : uint8_t { kWaiting, kRunning, kFinished };
 
   // What was asked; fixed once added to the scheduler.
-  uint64_t arrival = 0;  // order of submission: first come first served among equal priorities
   int32_t priority = 0;  // smaller runs first
+  double tag = 0;        // smaller runs first among equal priorities: its tenant's share so far
+  uint64_t arrival = 0;  // order of submission: first come first served among equal tags
   int32_t prompt_size = 0;
   int32_t max_size = 0;  // prompt + max_tokens
   bool use_prefix_cache = true;

@@ -1,0 +1,221 @@
+// Who may wait, in which order, and how long: arithmetic without a clock.
+#include "engine/admission.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+namespace quantd {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Admission::Newcomer From(const std::string& tenant, int64_t tokens, double weight = 1,
+                         int32_t priority = 0) {
+  return {.tenant = tenant,
+          .weight = weight,
+          .priority = priority,
+          .prompt_tokens = tokens - 1,
+          .max_tokens = 1};
+}
+
+// Names of `arrivals` in the order they would run, all waiting at once.
+std::vector<std::string> Order(Admission& admission,
+                               const std::vector<Admission::Newcomer>& arrivals) {
+  struct Entry {
+    std::string name;
+    Admission::Place place;
+    size_t arrival;
+  };
+  std::vector<Entry> line;
+  std::map<std::string, int> count;
+  for (const auto& newcomer : arrivals) {
+    const std::string name = newcomer.tenant + std::to_string(++count[newcomer.tenant]);
+    line.push_back({name, admission.Enter(newcomer, 0), line.size()});
+  }
+  std::sort(line.begin(), line.end(), [](const Entry& a, const Entry& b) {
+    return std::tuple(a.place.priority, a.place.tag, a.arrival) <
+           std::tuple(b.place.priority, b.place.tag, b.arrival);
+  });
+  std::vector<std::string> names;
+  for (const Entry& entry : line) {
+    names.push_back(entry.name);
+    admission.Leave(entry.place, true);
+  }
+  return names;
+}
+
+// As if `count` requests had been served: 1 s for 10 tokens of prompt, then 1 s for 10 tokens.
+void Serve(Admission& admission, int count) {
+  for (int i = 0; i < count; ++i) {
+    admission.Note({.computed_prompt_tokens = 10,
+                    .completion_tokens = 11,
+                    .prefill_seconds = 1,
+                    .decode_seconds = 1});
+  }
+}
+
+TEST(Admission, OneTenantRunsInTheOrderOfArrival) {
+  Admission admission({});
+  EXPECT_THAT(Order(admission, {From("", 1000), From("", 1), From("", 500), From("", 2)}),
+              ElementsAre("1", "2", "3", "4"));
+}
+
+TEST(Admission, TenantsTakeTurnsByTokensNotByRequests) {
+  Admission admission({});
+  // a's requests are three times as long as b's.
+  EXPECT_THAT(Order(admission, {From("a", 30), From("a", 30), From("a", 30), From("b", 10),
+                                From("b", 10), From("b", 10), From("b", 10)}),
+              ElementsAre("a1", "b1", "b2", "b3", "a2", "b4", "a3"));
+}
+
+TEST(Admission, TwiceTheWeightIsTwiceTheTokens) {
+  Admission admission({});
+  EXPECT_THAT(Order(admission, {From("a", 10, 2), From("a", 10, 2), From("a", 10, 2),
+                                From("a", 10, 2), From("b", 10), From("b", 10)}),
+              ElementsAre("a1", "b1", "a2", "a3", "b2", "a4"));
+}
+
+TEST(Admission, WhoWasAwayHasSavedNothing) {
+  Admission admission({});
+  Order(admission, {From("a", 100), From("a", 100), From("a", 100)});
+  // a ran alone for long; b may not make up for the time it was not there.
+  EXPECT_THAT(Order(admission, {From("a", 100), From("b", 100), From("b", 100), From("a", 100)}),
+              ElementsAre("b1", "a1", "b2", "a2"));
+}
+
+TEST(Admission, PriorityGoesBeforeShare) {
+  Admission admission({});
+  EXPECT_THAT(Order(admission, {From("a", 1), From("b", 1000, 1, -1), From("b", 1000, 1, -1)}),
+              ElementsAre("b1", "b2", "a1"));
+}
+
+TEST(Admission, TheQueueIsBoundedByRequestsAndByTokens) {
+  Admission admission({.max_queued_requests = 3, .max_queued_tokens = 100});
+  // A longer one may wait alone.
+  ASSERT_TRUE(admission.Check(From("", 151), {}).ok());
+  const Admission::Place first = admission.Enter(From("", 151), 0);
+  const absl::Status tokens = admission.Check(From("", 11), {});
+  EXPECT_EQ(tokens.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(tokens.message(),
+            "requests with 150 tokens are waiting, and 10 more are too many, allowed: 100");
+  admission.Leave(first, true);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(admission.Check(From("", 11), {}).ok());
+    admission.Enter(From("", 11), 0);
+  }
+  EXPECT_EQ(admission.waiting_tokens(), 30);
+  EXPECT_EQ(admission.Check(From("", 11), {}).message(), "3 requests are waiting, allowed: 3");
+  EXPECT_EQ(admission.refused(Admission::Refusal::kTokens), 1);
+  EXPECT_EQ(admission.refused(Admission::Refusal::kRequests), 1);
+}
+
+TEST(Admission, TheOutputsOfARequestNeedAPlaceEachAndOnePrompt) {
+  Admission admission({.max_queued_requests = 4});
+  Admission::Newcomer three = From("", 101);
+  three.outputs = 3;
+  ASSERT_TRUE(admission.Check(three, {}).ok());
+  for (int32_t i = 0; i < 3; ++i) admission.Enter(three, i);
+  EXPECT_EQ(admission.waiting(), 3);
+  EXPECT_EQ(admission.waiting_tokens(), 100);
+  EXPECT_FALSE(admission.Check(three, {}).ok());
+}
+
+TEST(Admission, ANamedTenantLeavesPlacesForOthers) {
+  Admission admission({.max_queued_requests = 8});
+  int taken = 0;
+  while (admission.Check(From("a", 10), {}).ok()) {
+    admission.Enter(From("a", 10), 0);
+    ++taken;
+  }
+  EXPECT_EQ(taken, 4);  // half
+  EXPECT_THAT(std::string(admission.Check(From("a", 10), {}).message()),
+              HasSubstr("4 requests of a are waiting and 4 places are left"));
+  int others = 0;
+  while (admission.Check(From("b", 10), {}).ok()) {
+    admission.Enter(From("b", 10), 0);
+    ++others;
+  }
+  EXPECT_EQ(others, 2);  // half of what was left
+  EXPECT_TRUE(admission.Check(From("c", 10), {}).ok());
+  // Without names there is nobody to leave places for.
+  Admission nameless({.max_queued_requests = 8});
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(nameless.Check(From("", 10), {}).ok());
+    nameless.Enter(From("", 10), 0);
+  }
+}
+
+TEST(Admission, WaitsForAsManyToLeaveAsAreAhead) {
+  Admission admission({.max_num_seqs = 4});
+  const Admission::Load full = {.running = 4, .full = true};
+  EXPECT_EQ(admission.ExpectedWait(From("", 10), full), 0);  // nothing is known yet
+  Serve(admission, 8);  // 2 s each, four at once: one leaves every half second
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), full), 0.5);
+  for (int i = 0; i < 5; ++i) admission.Enter(From("", 10), 0);
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), full), 3.0);
+  // Three of the five find a place at once.
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), {.running = 1, .full = false}), 6.0);
+  // Whoever is more important has nobody ahead.
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10, 1, -1), full), 0.5);
+}
+
+TEST(Admission, OfOtherTenantsOnlyTheirTurnsAreAhead) {
+  Admission admission({});
+  for (int i = 0; i < 10; ++i) admission.Enter(From("a", 10), 0);
+  EXPECT_EQ(admission.Ahead(From("a", 10)), 10);
+  EXPECT_EQ(admission.Ahead(From("b", 10)), 1);
+  EXPECT_EQ(admission.Ahead(From("b", 10, 0.25)), 4);
+  admission.Enter(From("b", 10), 0);
+  EXPECT_EQ(admission.Ahead(From("b", 10)), 3);
+}
+
+TEST(Admission, RefusesADeadlineThatCannotBeMet) {
+  Admission admission({.max_num_seqs = 4});
+  const Admission::Load full = {.running = 4, .full = true};
+  Admission::Newcomer hurried = From("", 11);
+  hurried.seconds_left = 1.4;
+  EXPECT_TRUE(admission.Check(hurried, full).ok());  // nothing is known yet
+  Serve(admission, 8);
+  // 0.5 s until one leaves, 1 s for ten tokens of prompt.
+  const absl::Status refused = admission.Check(hurried, full);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused.message(),
+            "the deadline in 1.400 s cannot be met: 0 requests are ahead, and 1.500 s are needed");
+  EXPECT_NEAR(*RetryAfter(refused), 0.1, 1e-6);
+  EXPECT_EQ(admission.refused(Admission::Refusal::kDeadline), 1);
+  hurried.seconds_left = 1.6;
+  EXPECT_TRUE(admission.Check(hurried, full).ok());
+  hurried.least_tokens = 3;  // two more at 0.1 s
+  EXPECT_FALSE(admission.Check(hurried, full).ok());
+  // On an idle engine it may be quicker than under load ever before.
+  EXPECT_TRUE(admission.Check(hurried, {}).ok());
+}
+
+TEST(Admission, SaysWhenHalfOfAFullQueueWillBeGone) {
+  Admission admission({.max_queued_requests = 10, .max_num_seqs = 4});
+  Serve(admission, 8);
+  for (int i = 0; i < 10; ++i) admission.Enter(From("", 10), 0);
+  const absl::Status refused = admission.Check(From("", 10), {.running = 4, .full = true});
+  EXPECT_NEAR(*RetryAfter(refused), 3.0, 1e-6);  // six leave at two a second
+  EXPECT_FALSE(RetryAfter(absl::OkStatus()).has_value());
+}
+
+TEST(Admission, ForgetsTenantsThatAreDone) {
+  Admission admission({});
+  for (int i = 0; i < 100; ++i) {
+    const auto place = admission.Enter(From("tenant" + std::to_string(i), 10), 0);
+    admission.Leave(place, true);
+  }
+  // The next one begins where the last one stood, not at nothing.
+  EXPECT_EQ(admission.waiting(), 0);
+  const auto place = admission.Enter(From("tenant5", 10), 0);
+  EXPECT_LE(place.tag, 1000);
+}
+
+}  // namespace
+}  // namespace quantd
