@@ -47,11 +47,19 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {"listen.grpc", &c.listen.grpc},
       {"listen.http", &c.listen.http},
       {"listen.reflection", &c.listen.reflection},
+      {"listen.admin", &c.listen.admin},
+      {"tls.certificate", &c.tls.certificate},
+      {"tls.key", &c.tls.key},
+      {"tls.client_ca", &c.tls.client_ca},
+      {"tls.reload_seconds", &c.tls.reload_seconds, 1, 86400},
+      {"security.api_keys", &c.security.api_keys},
+      {"security.reload_seconds", &c.security.reload_seconds, 0.1, 86400},
       {"limits.max_message_bytes", &c.limits.max_message_bytes, 1024, 1 << 30, true},
       {"limits.max_metadata_bytes", &c.limits.max_metadata_bytes, 1024, 1 << 20, true},
       {"limits.max_concurrent_streams", &c.limits.max_concurrent_streams, 1, 1 << 20},
       {"limits.memory_quota_bytes", &c.limits.memory_quota_bytes, 1 << 20, 1LL << 40, true},
       {"limits.max_queued_requests", &c.limits.max_queued_requests, 1, 1 << 20},
+      {"limits.max_queued_tokens", &c.limits.max_queued_tokens, 0, static_cast<double>(1LL << 40)},
       {"limits.tokenizer_threads", &c.limits.tokenizer_threads, 1, 64},
       {"limits.max_queued_tokenizations", &c.limits.max_queued_tokenizations, 1, 1 << 20},
       {"limits.stream_backlog_tokens", &c.limits.stream_backlog_tokens, 1, 1 << 20},
@@ -77,6 +85,10 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {.path = "log.level",
        .value = &c.log.level,
        .choices = {"debug", "info", "warn", "error", "off"}},
+      {.path = "log.format", .value = &c.log.format, .choices = {"text", "json"}},
+      {"log.requests", &c.log.requests},
+      {"log.prompts", &c.log.prompts},
+      {"metrics.vllm_aliases", &c.metrics.vllm_aliases},
   };
 }
 
@@ -225,6 +237,23 @@ void Validate(const ServerConfig& config, FaultList& faults) {
       faults.Add("listen.http: {} is listen.grpc's address too", config.listen.http);
     }
   }
+  if (!config.listen.admin.empty()) {
+    if (const absl::Status s = ParseAddress(config.listen.admin, &host, &port); !s.ok()) {
+      faults.Add(Annotate(s, "listen.admin"));
+    } else if (port != 0 && config.listen.admin == config.listen.grpc) {
+      faults.Add("listen.admin: {} is listen.grpc's address too", config.listen.admin);
+    } else if (port != 0 && config.listen.admin == config.listen.http) {
+      faults.Add("listen.admin: {} is listen.http's address too", config.listen.admin);
+    }
+  }
+  if (config.tls.certificate.empty() != config.tls.key.empty()) {
+    faults.Add("tls.{} is empty, tls.{} is not: give both",
+               config.tls.key.empty() ? "key" : "certificate",
+               config.tls.key.empty() ? "certificate" : "key");
+  }
+  if (!config.tls.client_ca.empty() && !config.tls.enabled()) {
+    faults.Add("tls.client_ca: needs tls.certificate and tls.key");
+  }
   if (config.kv.cache_bytes > 0 && config.kv.num_blocks > 0) {
     faults.Add("kv.cache_bytes and kv.num_blocks: give one of them");
   }
@@ -248,6 +277,7 @@ EngineOptions ServerConfig::ToEngineOptions() const {
   o.max_num_seqs = static_cast<int32_t>(scheduler.max_num_seqs);
   o.max_num_batched_tokens = static_cast<int32_t>(scheduler.max_num_batched_tokens);
   o.max_queued_requests = static_cast<int32_t>(limits.max_queued_requests);
+  o.max_queued_tokens = limits.max_queued_tokens;
   o.block_size = static_cast<int32_t>(kv.block_size);
   o.kv_cache_bytes = kv.cache_bytes;
   o.num_kv_blocks = static_cast<int32_t>(kv.num_blocks);

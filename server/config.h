@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "server/security/tls.h"
 
 namespace quantd {
 
@@ -26,7 +27,15 @@ struct ServerConfig {
     std::string grpc = "127.0.0.1:50051";
     std::string http = "127.0.0.1:8080";  // empty: no HTTP port
     bool reflection = true;
+    std::string admin;  // a gRPC port for what is about the server itself; empty: `grpc` has it
   } listen;
+
+  TlsFiles tls;
+
+  struct Security {
+    std::string api_keys;  // file (server/security/api_keys.h); empty: everybody may call
+    double reload_seconds = 10;
+  } security;
 
   struct Limits {
     int64_t max_message_bytes = 4 << 20;
@@ -34,10 +43,11 @@ struct ServerConfig {
     int64_t max_concurrent_streams = 256;    // of one connection
     int64_t memory_quota_bytes = 256 << 20;  // gRPC's own buffers
     int64_t max_queued_requests = 256;
+    int64_t max_queued_tokens = 1 << 20;
     int64_t tokenizer_threads = 2;
     int64_t max_queued_tokenizations = 64;
     int64_t stream_backlog_tokens = 256;  // beyond it a slow stream gets no more steps
-    int64_t retry_pushback_ms = 500;
+    int64_t retry_pushback_ms = 500;      // at least
   } limits;
 
   struct Kv {
@@ -66,7 +76,14 @@ struct ServerConfig {
 
   struct Log {
     std::string level = "info";
+    std::string format = "text";  // text | json
+    bool requests = true;         // a line for each request
+    bool prompts = false;         // with its text and its output
   } log;
+
+  struct MetricsPage {
+    bool vllm_aliases = false;
+  } metrics;
 
   EngineOptions ToEngineOptions() const;
 };

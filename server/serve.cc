@@ -43,6 +43,30 @@ struct Loaded {
   ServedModel served;
 };
 
+Metrics::Model LabelsOf(const ServerConfig& config, const OpenedModel& opened) {
+  const QuantizationReport& report = opened.loaded.report;
+  std::vector<std::string> formats;
+  for (const QuantizationReport::Group& group : report.groups) {
+    if (std::find(formats.begin(), formats.end(), group.format) == formats.end()) {
+      formats.push_back(group.format);
+    }
+  }
+  return {
+      .name = config.served_model_name,
+      .profile = report.profile_name,
+      .architecture = opened.loaded.spec.architecture,
+      .backend = report.backend,
+      .compute_dtype = std::string(ToString(opened.compute_dtype)),
+      .kv_cache_dtype = std::string(ToString(opened.loaded.kv_dtype)),
+      .formats = fmt::format("{}", fmt::join(formats, "+")),
+      .version = kVersion,
+      .bits_per_weight = report.bits_per_weight(),
+      .max_model_len = opened.engine.max_model_len > 0 ? opened.engine.max_model_len
+                                                       : opened.loaded.spec.max_position_embeddings,
+      .block_size = opened.engine.block_size,
+  };
+}
+
 absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving& serving) {
   auto out = std::make_unique<Loaded>();
   OpenModelOptions options;
@@ -61,10 +85,8 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
       }));
   LoadedModel& loaded = out->opened.loaded;
   const DType kv_dtype = loaded.kv_dtype;
-  out->metrics = std::make_unique<Metrics>(config.served_model_name, loaded.report.profile_name,
-                                           options.engine.max_model_len > 0
-                                               ? options.engine.max_model_len
-                                               : loaded.spec.max_position_embeddings);
+  out->metrics =
+      std::make_unique<Metrics>(LabelsOf(config, out->opened), config.metrics.vllm_aliases);
   ASSIGN_OR_RETURN(out->engine, Engine::Create(*out->opened.backend, std::move(loaded),
                                                out->opened.tokenizer.get(), out->opened.engine,
                                                out->metrics.get()));
@@ -153,14 +175,16 @@ absl::Status Serve(const ServerConfig& config) {
   std::unique_ptr<Loaded> loaded;
   std::atomic<const Loaded*> page_source{nullptr};
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc, GrpcServer::Start(config, serving));
-  spdlog::info("listening on {} (grpc)", grpc->address());
+  spdlog::info("listening on {} (grpc{})", grpc->address(), config.tls.enabled() ? ", TLS" : "");
+  if (!grpc->admin_address().empty())
+    spdlog::info("listening on {} (admin)", grpc->admin_address());
   std::unique_ptr<HttpServer> http;
   if (!config.listen.http.empty()) {
     auto page = [&]() -> std::string {
       const Loaded* source = page_source.load(std::memory_order_acquire);
       if (source == nullptr) return Metrics::RenderLoading(serving.load_progress());
-      return source->metrics->Render(source->engine->Stats(), &source->opened.backend->memory(),
-                                     &source->opened.plan);
+      return source->metrics->Render(source->engine->Stats(), grpc->counts(),
+                                     &source->opened.backend->memory(), &source->opened.plan);
     };
     ASSIGN_OR_RETURN(http, HttpServer::Start(config.listen.http, serving, std::move(page)));
     spdlog::info("listening on {} (http)", http->address());

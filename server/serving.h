@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "engine/plan/memory_plan.h"
@@ -23,6 +24,21 @@ struct ServedModel {
   DType kv_dtype = DType::kBF16;
   const MemoryPlan* plan = nullptr;             // null where nothing was planned
   const ChatTemplate* chat_template = nullptr;  // null where the model has none that can be used
+};
+
+/// What became of calls before the engine, for metrics.
+struct CallCounts {
+  struct OfKey {
+    std::string name;
+    int64_t requests = 0;  // begun
+    int64_t refused = 0;   // beyond what the key may
+    int64_t tokens = 0;    // of prompts and outputs
+    int64_t live = 0;
+  };
+  int64_t live = 0;             // that generate and are not done
+  int64_t unauthenticated = 0;  // turned away without a known key
+  int64_t forbidden = 0;        // turned away with one that is not for the model or the method
+  std::vector<OfKey> by_key;
 };
 
 class Serving {

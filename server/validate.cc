@@ -25,6 +25,8 @@
 #include "server/open_model.h"
 #include "server/plan_load.h"
 #include "server/read_input.h"
+#include "server/security/api_keys.h"
+#include "server/security/tls.h"
 
 namespace quantd {
 namespace {
@@ -41,6 +43,7 @@ class Validator {
 
   std::vector<Finding> Run() {
     ReadConfig();
+    CheckDoors();
     ReadProfile();
     if (ReadFolder()) {
       CheckTexts();
@@ -65,6 +68,27 @@ class Validator {
     engine_ = config_.ToEngineOptions();
     // What is wrong with the two together is noted; further checks need one that is possible.
     engine_.max_num_batched_tokens = std::max(engine_.max_num_batched_tokens, engine_.max_num_seqs);
+  }
+
+  void CheckDoors() {
+    if (config_.tls.enabled() && !config_.tls.key.empty()) {
+      findings_.Add(kError, "tls", CheckTlsFiles(config_.tls),
+                    "a certificate that is valid now, and its key, in PEM files that the server's "
+                    "user may read");
+    }
+    if (!config_.security.api_keys.empty()) {
+      findings_.Add(kError, "security.api_keys", KeyRing::Load(config_.security.api_keys).status(),
+                    "`quantd keys list FILE` checks it, `quantd keys new NAME` makes an entry");
+    }
+    std::string host;
+    int port = 0;
+    if (!ParseAddress(config_.listen.grpc, &host, &port).ok()) return;  // noted by ReadConfig
+    const bool local = host.starts_with("127.") || host == "localhost" || host == "::1";
+    if (!local && config_.security.api_keys.empty() && config_.tls.client_ca.empty()) {
+      findings_.Add(kWarning, "listen.grpc",
+                    fmt::format("{} is open to everybody who can reach it", config_.listen.grpc),
+                    "security.api_keys, or tls.client_ca, or a network policy around it");
+    }
   }
 
   void ReadProfile() {

@@ -39,6 +39,7 @@ BACKEND_HEADERS = ("kernels/ref/", "kernels/cpu/", "kernels/cuda/")
 LIBRARIES = [
     (re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$"), ["server", "tests/server", "tests/fuzz"], None),
     (re.compile(r"^httplib\.h$"), ["server/http", "tests/server"], None),
+    (re.compile(r"^openssl/"), ["server/security", "tests/server"], "cc"),
     (re.compile(r"^prometheus/"), ["server", "tests/server"], None),
     (re.compile(r"^(cuda|cublas|nccl|mma|cooperative_groups)"), ["kernels/cuda"], None),
     (re.compile(r"^hwy/"), ["kernels/cpu", "tests/kernels/cpu"], None),

@@ -20,6 +20,7 @@ void AddInspect(CLI::App& app, Run* run);
 void AddPlan(CLI::App& app, Run* run);
 void AddEval(CLI::App& app, Run* run);
 void AddValidate(CLI::App& app, Run* run);
+void AddKeys(CLI::App& app, Run* run);
 void AddHealth(CLI::App& app, Run* run);
 void AddProfiles(CLI::App& app, Run* run);
 void AddVersion(CLI::App& app, Run* run);

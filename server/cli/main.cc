@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
   for (const auto add :
        {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits, quantd::AddTokenize,
         quantd::AddInspect, quantd::AddPlan, quantd::AddEval, quantd::AddValidate,
-        quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
+        quantd::AddKeys, quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
     add(app, &run);
   }
   try {

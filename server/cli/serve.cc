@@ -1,6 +1,4 @@
 // quantd serve
-#include <spdlog/spdlog.h>
-
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +8,7 @@
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/config.h"
+#include "server/request_log.h"
 #include "server/serve.h"
 
 namespace quantd {
@@ -42,8 +41,7 @@ absl::Status RunServe(const ServeFlags& flags) {
   add("listen.http", flags.http);
   overrides.insert(overrides.end(), flags.overrides.begin(), flags.overrides.end());
   ASSIGN_OR_RETURN(const ServerConfig config, LoadServerConfig(flags.config, overrides));
-  spdlog::set_level(spdlog::level::from_str(config.log.level));
-  spdlog::flush_on(spdlog::level::info);
+  ConfigureLog(config.log.level, config.log.format == "json");
   return Serve(config);
 }
 

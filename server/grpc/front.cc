@@ -1,16 +1,33 @@
 #include "server/grpc/front.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "engine/admission.h"
 #include "kernels/status.h"
 #include "server/grpc/error_details.h"
+#include "server/grpc/request_meter.h"
 
 namespace quantd {
+namespace {
 
-Front::Front(const Serving& serving, const ServerConfig& config)
+constexpr double kLongestPushbackMs = 60000;
+
+// In [0, 1), by the call.
+double Spread(const grpc::CallbackServerContext& context) {
+  return static_cast<double>(std::hash<const void*>()(&context) * 0x9E3779B97F4A7C15ull >> 40) *
+         0x1p-24;
+}
+
+}  // namespace
+
+Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys)
     : serving_(serving),
       config_(config),
+      keys_(std::move(keys)),
       watchdog_([this] { Watch(); }),
       pool_(std::make_unique<WorkerPool>(
           static_cast<int>(config.limits.tokenizer_threads),
@@ -28,14 +45,33 @@ Front::~Front() {
 void Front::Watch() {
   const auto limit = std::chrono::duration_cast<Clock::duration>(
       std::chrono::duration<double>(config_.timeouts.stall_seconds));
-  const auto tick = std::clamp<Clock::duration>(limit / 4, std::chrono::milliseconds(10),
-                                                std::chrono::seconds(1));
+  const auto reload = std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double>(config_.security.reload_seconds));
+  const auto tick = std::clamp<Clock::duration>(
+      std::min(limit / 4, reload), std::chrono::milliseconds(10), std::chrono::seconds(1));
+  Clock::time_point reloaded = Clock::now();
   std::unique_lock lock(watch_mutex_);
   while (!watch_wake_.wait_for(lock, tick, [this] { return stopping_; })) {
     lock.unlock();
     const Clock::time_point now = Clock::now();
     for (const auto& call : calls_.Snapshot()) call->CheckStall(now, limit);
+    if (keys_ != nullptr && now - reloaded >= reload) {
+      reloaded = now;
+      ReloadKeys();
+    }
     lock.lock();
+  }
+}
+
+void Front::ReloadKeys() {
+  const absl::StatusOr<bool> replaced = keys_->Reload();
+  const std::string fault = replaced.ok() ? "" : Message(replaced.status());
+  if (!fault.empty() && fault != reload_fault_) {
+    spdlog::error("the API keys stay as they were: {}", fault);
+  }
+  reload_fault_ = fault;
+  if (replaced.ok() && *replaced) {
+    spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
   }
 }
 
@@ -53,8 +89,49 @@ absl::StatusOr<const ServedModel*> Front::Ready() const {
   return serving_.model();
 }
 
-absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext&, Access) const {
-  return Caller{};
+absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& context,
+                                       Access access) const {
+  Caller caller;
+  const auto deny = [this](absl::Status status) {
+    ++forbidden_;
+    return status;
+  };
+  if (keys_ != nullptr) {
+    const auto& metadata = context.client_metadata();
+    const auto header = metadata.find("authorization");
+    constexpr std::string_view kBearer = "Bearer ";
+    std::string_view presented;
+    if (header != metadata.end()) presented = {header->second.data(), header->second.size()};
+    if (!presented.starts_with(kBearer)) {
+      ++unauthenticated_;
+      return absl::UnauthenticatedError(
+          "no API key: metadata \"authorization: Bearer KEY\" is needed");
+    }
+    caller.key = keys_->Find(presented.substr(kBearer.size()));
+    if (caller.key == nullptr) {
+      ++unauthenticated_;
+      return absl::UnauthenticatedError("the API key is not known");
+    }
+  }
+  if (access == Access::kAdmin) {
+    if (caller.key != nullptr && caller.key->key().admin) return caller;
+    if (!config_.listen.admin.empty()) {
+      return deny(absl::PermissionDeniedError("this method is served on the port of listen.admin"));
+    }
+    if (caller.key != nullptr) {
+      return deny(absl::PermissionDeniedError(
+          fmt::format("the key {} is not an administrator's", caller.name())));
+    }
+    return caller;
+  }
+  if (caller.key == nullptr) return caller;
+  const ApiKey key = caller.key->key();
+  if (!key.models.empty() && std::find(key.models.begin(), key.models.end(),
+                                       config_.served_model_name) == key.models.end()) {
+    return deny(
+        absl::PermissionDeniedError(fmt::format("the key {} is not for this model", key.name)));
+  }
+  return caller;
 }
 
 std::string Front::NextRequestId() { return fmt::format("r{}", next_id_.fetch_add(1)); }
@@ -78,8 +155,17 @@ std::optional<Clock::time_point> Front::DeadlineOf(
   return deadline;
 }
 
-void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, Caller,
-                  PreparedRequest prepared) {
+void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model,
+                  Caller caller, PreparedRequest prepared) {
+  if (caller.key != nullptr) {
+    if (const absl::Status s = caller.key->Begin(Clock::now()); !s.ok()) return call->Fail(s, true);
+    const ApiKey key = caller.key->key();
+    Request& request = prepared.request;
+    request.tenant = key.name;
+    request.tenant_weight = key.weight;
+    request.priority = std::max(request.priority, key.min_priority);
+  }
+  call->SetMeter(std::make_unique<RequestMeter>(config_, std::move(caller.key), prepared));
   if (!prepared.has_text && prepared.messages.empty()) {
     return call->Submit(model.engine, std::move(prepared.request));
   }
@@ -104,7 +190,11 @@ absl::Status Front::OnWorker(std::function<void()> job) {
 grpc::Status Front::EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
                           bool retry_pushback) const {
   if (!retry_pushback) return ToGrpc(status);
-  const int64_t milliseconds = config_.limits.retry_pushback_ms;
+  // Not all at once: what was refused together should not come again together.
+  const double expected = 1000 * RetryAfter(status).value_or(0);
+  const int64_t milliseconds = std::max<int64_t>(
+      config_.limits.retry_pushback_ms,
+      std::llround(std::min(expected, kLongestPushbackMs) * (0.75 + 0.5 * Spread(*context))));
   context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(milliseconds));
   return ToGrpc(status, milliseconds);
 }

@@ -17,14 +17,17 @@
 #include "server/config.h"
 #include "server/grpc/convert.h"
 #include "server/grpc/generate_call.h"
+#include "server/security/api_keys.h"
 #include "server/serving.h"
 #include "server/worker_pool.h"
 
 namespace quantd {
 
-/// Who calls. Kept as long as the call lives.
+/// Who calls.
 struct Caller {
-  std::string name;  // of the API key; empty where there are none
+  std::shared_ptr<KeyUse> key;  // null where there are no keys
+
+  std::string name() const { return key == nullptr ? "" : key->key().name; }
 };
 
 /// What a method is about: the model that is served, or the server itself.
@@ -32,8 +35,8 @@ enum class Access : uint8_t { kModel, kAdmin };
 
 class Front {
  public:
-  /// `serving` and the model in it must outlive the front.
-  Front(const Serving& serving, const ServerConfig& config);
+  /// `serving` and the model in it must outlive the front; `keys` may be null.
+  Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys);
   ~Front();
 
   const Serving& serving() const { return serving_; }
@@ -41,15 +44,16 @@ class Front {
 
   /// The model, or UNAVAILABLE while loading or (for new work) draining.
   absl::StatusOr<const ServedModel*> Ready() const;
-  /// Every method asks this first. UNAUTHENTICATED, PERMISSION_DENIED.
+  /// Every method asks this first. UNAUTHENTICATED without a known key where keys are needed;
+  /// PERMISSION_DENIED when the key is not for the served model, or not for administrators.
   absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access) const;
 
   /// A name for a request that has none.
   std::string NextRequestId();
   /// The earlier of the call's own deadline and the server's limit.
   std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& context) const;
-  /// Sends a request on its way to `model`'s engine, text through a worker first; ends `call` when
-  /// it is refused. Afterwards the call's reactor may be gone at any time.
+  /// Sends a request on its way to `model`'s engine, charged to its caller, text through a worker
+  /// first; ends `call` when it is refused. Afterwards the call's reactor may be gone at any time.
   void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, Caller caller,
              PreparedRequest prepared);
 
@@ -59,6 +63,11 @@ class Front {
   grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
                      bool retry_pushback) const;
 
+  const KeyRing* keys() const { return keys_.get(); }
+  /// Calls that were turned away for want of a key, or of the right one.
+  int64_t unauthenticated() const { return unauthenticated_; }
+  int64_t forbidden() const { return forbidden_; }
+
   /// Calls that generate and are not done.
   CallRegistry& calls() { return calls_; }
   const CallRegistry& calls() const { return calls_; }
@@ -67,9 +76,14 @@ class Front {
 
  private:
   void Watch();
+  void ReloadKeys();
 
   const Serving& serving_;
   const ServerConfig config_;
+  const std::unique_ptr<KeyRing> keys_;
+  std::string reload_fault_;  // of the watchdog: told once
+  mutable std::atomic<int64_t> unauthenticated_{0};
+  mutable std::atomic<int64_t> forbidden_{0};
   CallRegistry calls_;
   std::atomic<uint64_t> next_id_{1};
   std::mutex watch_mutex_;

@@ -33,7 +33,8 @@ void GenerateCall::Submit(Engine* engine, Request request) {
     unfinished_ = request.sampling.n;
     outputs_.resize(static_cast<size_t>(request.sampling.n));
   }
-  const bool too_long = static_cast<int64_t>(request.prompt_ids.size()) >= engine->max_model_len();
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+  const bool too_long = prompt_tokens >= engine->max_model_len();
   const absl::StatusOr<RequestHandle> handle =
       engine->Submit(std::move(request), shared_from_this());
   if (!handle.ok()) {
@@ -46,11 +47,18 @@ void GenerateCall::Submit(Engine* engine, Request request) {
   bool gone = false;
   {
     std::lock_guard lock(mutex_);
+    if (meter_ != nullptr) meter_->OnSubmitted(prompt_tokens);
     engine_ = engine;
     handle_ = *handle;
     gone = finished_ && !ended_;  // cancelled while it was being submitted
   }
   if (gone) CancelInEngine();
+}
+
+void GenerateCall::SetMeter(std::unique_ptr<CallMeter> meter) {
+  std::lock_guard lock(mutex_);
+  meter_ = std::move(meter);
+  if (finished_) EndMeter(absl::CancelledError("cancelled by the client"));
 }
 
 void GenerateCall::Fail(const absl::Status& status, bool retry_pushback) {
@@ -68,6 +76,7 @@ void GenerateCall::OnUpdate(RequestUpdate update) {
     std::lock_guard lock(mutex_);
     if (update.finish_reason.has_value() && --unfinished_ == 0) ended_ = true;
     if (finished_ || port_ == nullptr) return;
+    if (meter_ != nullptr) meter_->OnUpdate(update);
     std::optional<RequestUpdate>& waiting = outputs_[static_cast<size_t>(update.index)];
     if (waiting.has_value()) {
       Merge(std::move(update), &*waiting);
@@ -152,7 +161,14 @@ void GenerateCall::FinishLocked(std::vector<RequestUpdate> updates, const absl::
   for (auto& waiting : outputs_) waiting.reset();
   backlog_.store(0, std::memory_order_relaxed);
   progress_ = Clock::now();
+  EndMeter(status);
   if (port_ != nullptr) port_->Finish(std::move(updates), status, retry_pushback);
+}
+
+void GenerateCall::EndMeter(const absl::Status& status) {
+  if (meter_ == nullptr) return;
+  meter_->OnEnd(status);
+  meter_.reset();
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -173,6 +189,7 @@ void GenerateCall::Detach() {
     std::lock_guard lock(mutex_);
     port_ = nullptr;
     finished_ = true;
+    EndMeter(absl::CancelledError("the client is gone"));
     for (auto& waiting : outputs_) waiting.reset();
   }
   CancelInEngine();

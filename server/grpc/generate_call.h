@@ -25,6 +25,7 @@
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
+#include "server/grpc/call_meter.h"
 
 namespace quantd {
 
@@ -53,6 +54,8 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
   bool active() const;
   /// Hands the request to `engine`, which must outlive this.
   void Submit(Engine* engine, Request request);
+  /// Before Submit.
+  void SetMeter(std::unique_ptr<CallMeter> meter);
   /// Ends the call. Later calls do nothing.
   void Fail(const absl::Status& status, bool retry_pushback = false);
 
@@ -72,6 +75,7 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
  private:
   // With mutex_.
   void Pump();
+  void EndMeter(const absl::Status& status);
   void FinishLocked(std::vector<RequestUpdate> updates, const absl::Status& status,
                     bool retry_pushback);
   // The output to write next, -1: none.
@@ -85,10 +89,11 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
   std::atomic<int64_t> backlog_{0};  // tokens in outputs_, for Stalled
 
   mutable std::mutex mutex_;
-  Port* port_;             // null after Detach
-  bool writing_ = false;   // a write is in flight
-  bool finished_ = false;  // Port::Finish was called
-  bool ended_ = false;     // the engine has said its last
+  Port* port_;                        // null after Detach
+  std::unique_ptr<CallMeter> meter_;  // may be null
+  bool writing_ = false;              // a write is in flight
+  bool finished_ = false;             // Port::Finish was called
+  bool ended_ = false;                // the engine has said its last
   // Of each output, the merged updates that were not written yet.
   std::vector<std::optional<RequestUpdate>> outputs_ = std::vector<std::optional<RequestUpdate>>(1);
   int32_t unfinished_ = 1;                     // outputs whose last update has not come

@@ -15,6 +15,7 @@
 
 #include "kernels/status.h"
 #include "server/grpc/service.h"
+#include "server/security/tls.h"
 
 namespace quantd {
 namespace {
@@ -46,29 +47,26 @@ int IntMilliseconds(double seconds) { return static_cast<int>(std::lround(second
 
 struct GrpcServer::Impl {
   std::unique_ptr<Front> front;
+  // A service can be registered once: each port has its own, before one front.
   std::unique_ptr<InferenceService> service;
+  std::unique_ptr<InferenceService> admin_service;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<grpc::Server> admin;
 };
 
-GrpcServer::GrpcServer() : impl_(std::make_unique<Impl>()) {}
+namespace {
 
-GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
-
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig& config,
-                                                              const Serving& serving) {
-  RedirectLibraryLogs();
+// Starts a server of `service` alone and sets `*address` to where it listens.
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartOne(
+    const ServerConfig& config, const char* key, const std::string& listen, bool reflection,
+    grpc::Service* service, const std::shared_ptr<grpc::ServerCredentials>& credentials,
+    std::string* address) {
   std::string host;
   int port = 0;
-  RETURN_IF_ERROR(ParseAddress(config.listen.grpc, &host, &port));
-  std::unique_ptr<GrpcServer> self(new GrpcServer());
-  self->impl_->front = std::make_unique<Front>(serving, config);
-  self->impl_->service = std::make_unique<InferenceService>(*self->impl_->front);
-
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  RETURN_IF_ERROR(ParseAddress(listen, &host, &port));
   grpc::ServerBuilder builder;
-  if (!config.listen.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  builder.RegisterService(self->impl_->service.get());
+  if (!reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.RegisterService(service);
   // A small compressed message can inflate past every limit before it is measured.
   for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
@@ -90,33 +88,92 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
       IntMilliseconds(config.timeouts.min_ping_interval_seconds));
   int chosen = 0;
-  builder.AddListeningPort(config.listen.grpc, grpc::InsecureServerCredentials(), &chosen);
-  self->impl_->server = builder.BuildAndStart();
-  if (self->impl_->server == nullptr || chosen == 0) {
-    return Unavailable("listen.grpc: {} cannot be bound (in use, or not of this machine?)",
-                       config.listen.grpc);
+  builder.AddListeningPort(listen, credentials, &chosen);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || chosen == 0) {
+    return Unavailable("{}: {} cannot be bound (in use, or not of this machine?)", key, listen);
+  }
+  if (host.find(':') != std::string::npos) host = "[" + host + "]";
+  *address = fmt::format("{}:{}", host, chosen);
+  return server;
+}
+
+}  // namespace
+
+GrpcServer::GrpcServer() : impl_(std::make_unique<Impl>()) {}
+
+GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig& config,
+                                                              const Serving& serving) {
+  RedirectLibraryLogs();
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  if (config.tls.enabled()) {
+    ASSIGN_OR_RETURN(credentials, MakeTlsCredentials(config.tls));
+  }
+  std::unique_ptr<KeyRing> keys;
+  if (!config.security.api_keys.empty()) {
+    ASSIGN_OR_RETURN(keys, KeyRing::Load(config.security.api_keys));
+  }
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  std::unique_ptr<GrpcServer> self(new GrpcServer());
+  Impl& impl = *self->impl_;
+  // What tells about the protocol is behind the same door as what tells about the server; the
+  // library's reflection cannot ask for a key.
+  const bool admin_port = !config.listen.admin.empty();
+  const bool reflection = config.listen.reflection && !admin_port && keys == nullptr;
+  impl.front = std::make_unique<Front>(serving, config, std::move(keys));
+  impl.service = std::make_unique<InferenceService>(*impl.front, InferenceService::Port::kClients);
+  ASSIGN_OR_RETURN(impl.server, StartOne(config, "listen.grpc", config.listen.grpc, reflection,
+                                         impl.service.get(), credentials, &self->address_));
+  if (admin_port) {
+    impl.admin_service =
+        std::make_unique<InferenceService>(*impl.front, InferenceService::Port::kAdmin);
+    ASSIGN_OR_RETURN(impl.admin,
+                     StartOne(config, "listen.admin", config.listen.admin, config.listen.reflection,
+                              impl.admin_service.get(), credentials, &self->admin_address_));
   }
   self->SetHealthy(false);
-  if (host.find(':') != std::string::npos) host = "[" + host + "]";
-  self->address_ = fmt::format("{}:{}", host, chosen);
   return self;
 }
 
 void GrpcServer::SetHealthy(bool healthy) {
-  grpc::HealthCheckServiceInterface* health = impl_->server->GetHealthCheckService();
-  health->SetServingStatus("", healthy);
-  health->SetServingStatus("quantd.v1.Inference", healthy);
+  for (const auto* server : {&impl_->server, &impl_->admin}) {
+    if (*server == nullptr) continue;
+    grpc::HealthCheckServiceInterface* health = (*server)->GetHealthCheckService();
+    health->SetServingStatus("", healthy);
+    health->SetServingStatus("quantd.v1.Inference", healthy);
+  }
 }
 
 int64_t GrpcServer::live_calls() const { return impl_->front->calls().size(); }
 
 void GrpcServer::CancelAll(const absl::Status& status) { impl_->front->CancelAll(status); }
 
+CallCounts GrpcServer::counts() const {
+  const Front& front = *impl_->front;
+  CallCounts counts;
+  counts.live = front.calls().size();
+  counts.unauthenticated = front.unauthenticated();
+  counts.forbidden = front.forbidden();
+  if (front.keys() == nullptr) return counts;
+  for (const std::shared_ptr<KeyUse>& use : front.keys()->All()) {
+    const KeyUse::Counts c = use->counts();
+    counts.by_key.push_back({use->key().name, c.requests, c.refused, c.tokens, c.live});
+  }
+  return counts;
+}
+
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
-  if (impl_->server == nullptr) return;
-  impl_->server->Shutdown(std::chrono::system_clock::now() + grace);
-  impl_->server->Wait();
-  impl_->server.reset();
+  const auto deadline = std::chrono::system_clock::now() + grace;
+  for (auto* server : {&impl_->server, &impl_->admin}) {
+    if (*server == nullptr) continue;
+    (*server)->Shutdown(deadline);
+    (*server)->Wait();
+    server->reset();
+  }
 }
 
 }  // namespace quantd

@@ -16,21 +16,25 @@ namespace quantd {
 
 class GrpcServer {
  public:
-  /// Listens at config.listen.grpc. `serving` and the model in it must outlive the server.
-  /// UNAVAILABLE when the address cannot be bound.
+  /// Listens at config.listen.grpc, and at config.listen.admin if there is one. `serving` and the
+  /// model in it must outlive the server. UNAVAILABLE when an address cannot be bound; what is
+  /// wrong with the files of config.tls and config.security.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const ServerConfig& config,
                                                            const Serving& serving);
   ~GrpcServer();  // Shutdown(0)
 
   /// With the port that was chosen for port 0: "127.0.0.1:50051".
   const std::string& address() const { return address_; }
+  /// Of listen.admin; empty without one.
+  const std::string& admin_address() const { return admin_address_; }
   /// What health checks say of "" and "quantd.v1.Inference".
   void SetHealthy(bool healthy);
   /// Generate and GenerateStream calls that are not done.
   int64_t live_calls() const;
+  CallCounts counts() const;
   /// Ends all of them with `status`.
   void CancelAll(const absl::Status& status);
-  /// Closes the port at once, lets open calls finish for `grace`, cancels the rest and waits for
+  /// Closes the ports at once, lets open calls finish for `grace`, cancels the rest and waits for
   /// them. From a thread of the application only.
   void Shutdown(std::chrono::milliseconds grace);
 
@@ -39,6 +43,7 @@ class GrpcServer {
   GrpcServer();
   std::unique_ptr<Impl> impl_;
   std::string address_;
+  std::string admin_address_;
 };
 
 }  // namespace quantd

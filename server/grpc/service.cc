@@ -215,11 +215,18 @@ absl::Status InferenceService::Reply(const grpc::ByteBuffer& bytes,
 }
 
 template <class Request>
+absl::Status InferenceService::Allowed(const grpc::CallbackServerContext& context) const {
+  constexpr Access kAccess = AccessOf<Request>;
+  if (kAccess == Access::kAdmin && port_ == Port::kAdmin) return absl::OkStatus();
+  return front_.Identify(context, kAccess).status();
+}
+
+template <class Request>
 grpc::ServerUnaryReactor* InferenceService::ReplyNow(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) const {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status allowed = front_.Identify(*context, AccessOf<Request>).status();
+  const absl::Status allowed = Allowed<Request>(*context);
   reactor->Finish(ToGrpc(allowed.ok() ? Reply<Request>(*request, response) : allowed));
   return reactor;
 }
@@ -229,7 +236,7 @@ grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerCo
                                                           const grpc::ByteBuffer* request,
                                                           grpc::ByteBuffer* response) {
   auto* reactor = new DeferredReactor();
-  if (const absl::Status s = front_.Identify(*context, AccessOf<Request>).status(); !s.ok()) {
+  if (const absl::Status s = Allowed<Request>(*context); !s.ok()) {
     reactor->Finish(ToGrpc(s));
     return reactor;
   }

@@ -25,8 +25,12 @@ using RawInferenceService = WithGenerate<WithGenerateStream<
 
 class InferenceService : public RawInferenceService {
  public:
+  /// For whom a port is. Whoever reaches the administrators' is one; what else the method needs is
+  /// the same on both.
+  enum class Port : uint8_t { kClients, kAdmin };
+
   /// `front` must outlive the service, the service its gRPC server.
-  explicit InferenceService(Front& front) : front_(front) {}
+  InferenceService(Front& front, Port port) : front_(front), port_(port) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
@@ -73,7 +77,12 @@ class InferenceService : public RawInferenceService {
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response);
 
+  // OK when the method of `Request` may be called.
+  template <class Request>
+  absl::Status Allowed(const grpc::CallbackServerContext& context) const;
+
   Front& front_;
+  const Port port_;
 };
 
 }  // namespace quantd

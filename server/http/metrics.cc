@@ -30,8 +30,10 @@ const Buckets& InterTokenBuckets() {
   return buckets;
 }
 const Buckets& LatencyBuckets() {
-  static const Buckets buckets = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
-                                  30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
+  // vLLM's begin at 0.3 s: a small model is done by then.
+  static const Buckets buckets = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,  0.3, 0.5,
+                                  0.8,   1,     1.5,   2,    2.5,  5,    10,  15,   20,  30,
+                                  40,    50,    60,    120,  240,  480,  960, 1920, 7680};
   return buckets;
 }
 const Buckets& StepBuckets() {
@@ -68,6 +70,8 @@ std::string Serialize(const std::vector<prometheus::MetricFamily>& families) {
 }  // namespace
 
 struct Metrics::Impl {
+  Model model;
+  bool vllm_aliases = false;
   prometheus::Registry registry;
   std::map<std::string, std::string> labels;
   prometheus::Histogram* first_token;
@@ -93,11 +97,12 @@ struct Metrics::Impl {
   }
 };
 
-Metrics::Metrics(const std::string& model_name, const std::string& profile, int64_t max_model_len)
-    : impl_(std::make_unique<Impl>()) {
+Metrics::Metrics(const Model& model, bool vllm_aliases) : impl_(std::make_unique<Impl>()) {
   Impl& m = *impl_;
-  m.labels = {{"model_name", model_name}, {"profile", profile}};
-  const Buckets lengths = LengthBuckets(max_model_len);
+  m.model = model;
+  m.vllm_aliases = vllm_aliases;
+  m.labels = {{"model_name", model.name}, {"profile", model.profile}};
+  const Buckets lengths = LengthBuckets(model.max_model_len);
   m.first_token =
       m.Add("time_to_first_token_seconds", "Submission to first token.", FirstTokenBuckets());
   m.inter_token = m.Add("inter_token_latency_seconds", "Time between tokens.", InterTokenBuckets());
@@ -140,8 +145,8 @@ void Metrics::OnFinished(const Finished& f) {
   m.decode->Observe(f.decode_seconds);
 }
 
-std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory,
-                            const MemoryPlan* plan) const {
+std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
+                            const MemoryAccount* memory, const MemoryPlan* plan) const {
   using prometheus::MetricType;
   std::vector<prometheus::ClientMetric::Label> labels;
   for (const auto& [name, value] : impl_->labels) labels.push_back({name, value});
@@ -160,6 +165,12 @@ std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory,
   };
   gauge("num_requests_running", "Requests that run.", static_cast<double>(s.running));
   gauge("num_requests_waiting", "Requests that wait.", static_cast<double>(s.waiting));
+  gauge("num_requests_live", "Calls that generate and are not done, from their arrival on.",
+        static_cast<double>(calls.live));
+  gauge("num_waiting_tokens", "Tokens of prompts that wait.",
+        static_cast<double>(s.waiting_tokens));
+  gauge("expected_queue_seconds", "How long a request that came now would wait.",
+        s.expected_wait_seconds);
   gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", usage);
   counter("prefix_cache_queries_total", "Tokens looked up in the prefix cache.",
           s.prefix_cache_queries);
@@ -171,6 +182,71 @@ std::string Metrics::Render(const EngineStats& s, const MemoryAccount* memory,
   counter("spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.",
           s.accepted_draft_tokens);
   counter("steps_total", "Engine steps.", s.steps);
+  // A family with one metric for each value of a label.
+  const auto by_label = [&](const char* name, const char* help, MetricType type, const char* label,
+                            const std::vector<std::pair<std::string, double>>& values) {
+    prometheus::MetricFamily family{std::string("quantd_") + name, help, type, {}};
+    for (const auto& [value_of_label, value] : values) {
+      auto labels_and_one = labels;
+      labels_and_one.push_back({label, value_of_label});
+      family.metric.push_back(OneValue("", "", type, value, labels_and_one).metric.front());
+    }
+    families.push_back(std::move(family));
+  };
+  const auto d = [](int64_t n) { return static_cast<double>(n); };
+  by_label("request_refused_total", "Requests refused when they arrived, by reason.",
+           MetricType::Counter, "reason",
+           {{"queue_requests", d(s.refused_requests)},
+            {"queue_tokens", d(s.refused_tokens)},
+            {"share", d(s.refused_share)},
+            {"deadline", d(s.refused_deadline)},
+            {"unauthenticated", d(calls.unauthenticated)},
+            {"forbidden", d(calls.forbidden)}});
+  if (!calls.by_key.empty()) {
+    std::vector<std::pair<std::string, double>> requests, refused, tokens, live;
+    for (const CallCounts::OfKey& key : calls.by_key) {
+      requests.emplace_back(key.name, d(key.requests));
+      refused.emplace_back(key.name, d(key.refused));
+      tokens.emplace_back(key.name, d(key.tokens));
+      live.emplace_back(key.name, d(key.live));
+    }
+    by_label("key_requests_total", "Requests begun, by API key.", MetricType::Counter, "key",
+             requests);
+    by_label("key_refused_total", "Requests beyond what the API key may.", MetricType::Counter,
+             "key", refused);
+    by_label("key_tokens_total", "Tokens of prompts and outputs, by API key.", MetricType::Counter,
+             "key", tokens);
+    by_label("key_requests_live", "Requests that are not done, by API key.", MetricType::Gauge,
+             "key", live);
+  }
+  const Model& model = impl_->model;
+  gauge("bits_per_weight", "Bits of a parameter, over all that is resident.",
+        model.bits_per_weight);
+  auto about = labels;
+  about.push_back({"architecture", model.architecture});
+  about.push_back({"backend", model.backend});
+  about.push_back({"compute_dtype", model.compute_dtype});
+  about.push_back({"kv_cache_dtype", model.kv_cache_dtype});
+  about.push_back({"formats", model.formats});
+  about.push_back({"version", model.version});
+  families.push_back(OneValue("quantd_model_info",
+                              "What is served and how it is quantized; always 1.",
+                              MetricType::Gauge, 1, about));
+  if (impl_->vllm_aliases) {
+    const std::vector<prometheus::ClientMetric::Label> name = {{"model_name", model.name},
+                                                               {"engine", "0"}};
+    const auto alias = [&](const char* of, const char* help, double value) {
+      families.push_back(OneValue(std::string("vllm:") + of, help, MetricType::Gauge, value, name));
+    };
+    alias("num_requests_running", "As quantd_num_requests_running.", d(s.running));
+    alias("num_requests_waiting", "As quantd_num_requests_waiting.", d(s.waiting));
+    alias("kv_cache_usage_perc", "As quantd_kv_cache_usage_perc.", usage);
+    auto cache = name;
+    cache.push_back({"block_size", std::to_string(model.block_size)});
+    cache.push_back({"num_gpu_blocks", std::to_string(s.kv_blocks_total)});
+    families.push_back(OneValue("vllm:cache_config_info", "Blocks of the KV cache; always 1.",
+                                MetricType::Gauge, 1, cache));
+  }
   const auto by_component = [&](const char* name, const char* help, const auto& bytes_of) {
     prometheus::MetricFamily family{name, help, MetricType::Gauge, {}};
     for (int i = 0; i < kNumMemoryComponents; ++i) {

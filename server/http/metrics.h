@@ -10,13 +10,28 @@
 #include "engine/engine.h"
 #include "engine/plan/memory_plan.h"
 #include "kernels/memory_account.h"
+#include "server/serving.h"
 
 namespace quantd {
 
 class Metrics : public EngineObserver {
  public:
-  /// `max_model_len` bounds the buckets of prompt and generation lengths.
-  Metrics(const std::string& model_name, const std::string& profile, int64_t max_model_len);
+  /// What is served, as labels.
+  struct Model {
+    std::string name;
+    std::string profile;
+    std::string architecture;   // "LlamaForCausalLM"
+    std::string backend;        // "cpu"
+    std::string compute_dtype;  // "bf16"
+    std::string kv_cache_dtype;
+    std::string formats;  // of its weights, "nf4/f32@b64+bf16"
+    std::string version;  // of quantd
+    double bits_per_weight = 0;
+    int64_t max_model_len = 0;  // bounds the buckets of prompt and generation lengths
+    int64_t block_size = 0;     // tokens of a KV block
+  };
+  /// `vllm_aliases`: gauges that gateways look for are there under vLLM's names, too.
+  explicit Metrics(const Model& model, bool vllm_aliases = false);
   ~Metrics() override;
 
   void OnFirstToken(double seconds_since_submit) override;
@@ -25,7 +40,7 @@ class Metrics : public EngineObserver {
   void OnFinished(const Finished& finished) override;
 
   /// The page, in Prometheus' text format. `memory` and `plan` may be null.
-  std::string Render(const EngineStats& stats, const MemoryAccount* memory,
+  std::string Render(const EngineStats& stats, const CallCounts& calls, const MemoryAccount* memory,
                      const MemoryPlan* plan) const;
   /// The page of a server that is still loading.
   static std::string RenderLoading(double progress);

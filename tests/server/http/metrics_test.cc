@@ -14,7 +14,13 @@ bool Has(const std::string& page, const std::string& line) {
 }
 
 TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
-  Metrics metrics("m", "nf4-dq", 512);
+  Metrics::Model model;
+  model.name = "m";
+  model.profile = "nf4-dq";
+  model.formats = "nf4/f32@b64+bf16";
+  model.max_model_len = 512;
+  model.bits_per_weight = 4.5;
+  Metrics metrics(model);
   metrics.OnFirstToken(0.003);
   metrics.OnInterTokenLatency(0.0015);
   metrics.OnStep(8);
@@ -35,7 +41,13 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
   memory.Add(MemoryComponent::kWeights, 123);
   MemoryPlan plan;
   plan.bytes[static_cast<size_t>(MemoryComponent::kKvCache)] = 4096;
-  const std::string page = metrics.Render(stats, &memory, &plan);
+  stats.refused_deadline = 3;
+  stats.waiting_tokens = 99;
+  CallCounts calls;
+  calls.live = 6;
+  calls.unauthenticated = 2;
+  calls.by_key = {{"team-a", 5, 1, 700, 2}};
+  const std::string page = metrics.Render(stats, calls, &memory, &plan);
   const std::string labels = "{model_name=\"m\",profile=\"nf4-dq\"}";
   for (const std::string& line : {
            "quantd_num_requests_running" + labels + " 2",
@@ -43,6 +55,17 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
            "quantd_kv_cache_usage_perc" + labels + " 0.25",
            "quantd_prompt_tokens_total" + labels + " 11",
            "quantd_prefix_cache_hits_total" + labels + " 4",
+           "quantd_num_waiting_tokens" + labels + " 99",
+           "quantd_num_requests_live" + labels + " 6",
+           "quantd_bits_per_weight" + labels + " 4.5",
+           std::string("quantd_request_refused_total{model_name=\"m\",profile=\"nf4-dq\",reason="
+                       "\"deadline\"} 3"),
+           std::string("quantd_request_refused_total{model_name=\"m\",profile=\"nf4-dq\",reason="
+                       "\"unauthenticated\"} 2"),
+           std::string("quantd_key_tokens_total{model_name=\"m\",profile=\"nf4-dq\",key="
+                       "\"team-a\"} 700"),
+           std::string("quantd_key_requests_live{model_name=\"m\",profile=\"nf4-dq\",key="
+                       "\"team-a\"} 2"),
            std::string("# TYPE quantd_prompt_tokens_total counter"),
            std::string("# TYPE quantd_time_to_first_token_seconds histogram"),
            std::string("quantd_memory_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
@@ -69,6 +92,28 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
           "quantd_request_prompt_tokens_bucket{model_name=\"m\",profile=\"nf4-dq\",le=\"1000\""),
       std::string::npos)
       << "buckets end at the context";
+}
+
+TEST(Metrics, GatewaysFindTheirGaugesUnderVllmsNamesWhenAskedFor) {
+  EngineStats stats;
+  stats.running = 2;
+  stats.waiting = 3;
+  stats.kv_blocks_total = 8;
+  stats.kv_blocks_free = 6;
+  Metrics::Model model;
+  model.name = "m";
+  model.block_size = 16;
+  EXPECT_EQ(Metrics(model).Render(stats, {}, nullptr, nullptr).find("vllm:"), std::string::npos);
+  const std::string page = Metrics(model, true).Render(stats, {}, nullptr, nullptr);
+  for (const std::string line : {
+           "vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 2",
+           "vllm:num_requests_waiting{model_name=\"m\",engine=\"0\"} 3",
+           "vllm:kv_cache_usage_perc{model_name=\"m\",engine=\"0\"} 0.25",
+           "vllm:cache_config_info{model_name=\"m\",engine=\"0\",block_size=\"16\",num_gpu_blocks="
+           "\"8\"} 1",
+       }) {
+    EXPECT_TRUE(Has(page, line)) << "lacks " << line << "\n" << page;
+  }
 }
 
 TEST(HttpServer, ProbesFollowTheServersState) {

@@ -1,0 +1,19 @@
+// CallMeter: hears what one call takes, for quotas and the log. Called with the call's mutex held:
+// must be quick and must not call back.
+#pragma once
+
+#include "engine/request.h"
+
+namespace quantd {
+
+class CallMeter {
+ public:
+  virtual ~CallMeter() = default;
+  /// The engine has taken the request.
+  virtual void OnSubmitted(int64_t prompt_tokens) = 0;
+  virtual void OnUpdate(const RequestUpdate& update) = 0;
+  /// Once, last: how the call ended for its client.
+  virtual void OnEnd(const absl::Status& status) = 0;
+};
+
+}  // namespace quantd

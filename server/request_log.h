@@ -1,0 +1,39 @@
+// The server's log: lines for people, or JSON objects, one a line, for machines. Each request that
+// has ended is a line with its id. What clients sent is only in it when log.prompts says so.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace quantd {
+
+/// One request that has ended.
+struct RequestLine {
+  std::string id;      // the caller's name for it, or the server's
+  std::string caller;  // of the API key
+  std::string status;  // gRPC's name: "OK", "CANCELLED"
+  std::string error;   // the status's message
+  std::string finish_reason;
+  int32_t priority = 0;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t max_tokens = 0;
+  std::optional<double> first_token_seconds;  // since the request was read
+  double seconds = 0;
+  std::optional<std::string> prompt = {};  // as text; with log.prompts
+  std::string output = {};
+};
+
+/// Logs it at level info.
+void LogRequest(const RequestLine& line);
+/// The line as text: "request r1: OK, 5 + 16 tokens, ..." and as a JSON object's members.
+std::string ToText(const RequestLine& line);
+std::string ToJsonMembers(const RequestLine& line);
+
+/// The process's log from here on: `level` as in the configuration, JSON or text. Call before
+/// threads start.
+void ConfigureLog(const std::string& level, bool json);
+
+}  // namespace quantd
