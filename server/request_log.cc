@@ -1,6 +1,7 @@
 #include "server/request_log.h"
 
 #include <fmt/chrono.h>
+#include <signal.h>
 #include <spdlog/async.h>
 #include <spdlog/async_logger.h>
 #include <spdlog/formatter.h>
@@ -105,7 +106,13 @@ void ConfigureLog(const std::string& level, bool json) {
   // From a thread of its own: these lines come from the engine's thread, which must not wait for
   // whoever reads the log. When that one is far behind, the oldest lines are given up.
   constexpr size_t kMaxWaiting = 8192;
+  // A thread inherits which signals are blocked: one that does not block SIGTERM would be ended by
+  // it, and the process with it.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   spdlog::init_thread_pool(kMaxWaiting, 1);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   auto logger = std::make_shared<spdlog::async_logger>(
       kRequestLogger, spdlog::default_logger()->sinks().front(), spdlog::thread_pool(),
       spdlog::async_overflow_policy::overrun_oldest);

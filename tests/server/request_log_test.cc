@@ -1,0 +1,106 @@
+// A request's line, as text and as JSON, and the real process's log.
+#include "server/request_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/server/guarded_server.h"
+
+namespace quantd {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+RequestLine Line() {
+  RequestLine line;
+  line.id = "r1";
+  line.caller = "team-a";
+  line.status = "OK";
+  line.finish_reason = "length";
+  line.prompt_tokens = 5;
+  line.completion_tokens = 7;
+  line.first_token_seconds = 0.25;
+  line.seconds = 1.5;
+  return line;
+}
+
+TEST(RequestLog, TextSaysWhatTheRequestTook) {
+  EXPECT_EQ(ToText(Line()),
+            "request r1 of team-a: OK, 5 + 7 tokens, length, first token after 0.250 s, 1.500 s");
+  RequestLine line = Line();
+  line.caller = "";
+  line.status = "CANCELLED";
+  line.error = "cancelled by the client";
+  line.first_token_seconds.reset();
+  line.prompt = "a \"b\"\n\xff";
+  line.output = "c";
+  EXPECT_EQ(ToText(line),
+            "request r1: CANCELLED (cancelled by the client), 5 + 7 tokens, length, 1.500 s, "
+            "prompt \"a \\\"b\\\"\\n\xEF\xBF\xBD\", output \"c\"");
+}
+
+TEST(RequestLog, JsonHasTheSameAsMembers) {
+  RequestLine line = Line();
+  line.id = "a \"quoted\" id\n";
+  const auto object = nlohmann::json::parse("{" + ToJsonMembers(line) + "}");
+  EXPECT_EQ(object["request_id"], "a \"quoted\" id\n");
+  EXPECT_EQ(object["caller"], "team-a");
+  EXPECT_EQ(object["completion_tokens"], 7);
+  EXPECT_EQ(object["first_token_seconds"], 0.25);
+  EXPECT_FALSE(object.contains("prompt"));
+  EXPECT_FALSE(object.contains("error"));
+}
+
+// The objects of a JSON log.
+std::vector<nlohmann::json> Objects(const std::string& text) {
+  std::vector<nlohmann::json> objects;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    objects.push_back(nlohmann::json::parse(line, nullptr, false));
+    EXPECT_FALSE(objects.back().is_discarded()) << line;
+  }
+  return objects;
+}
+
+TEST(RequestLogProcess, EveryLineIsAnObjectAndEveryRequestHasOne) {
+  for (const bool prompts : {false, true}) {
+    test::ServerProcess server(
+        {"log.format=json", prompts ? "log.prompts=true" : "log.level=info"});
+    ASSERT_TRUE(server.ready());
+    test::Client client(server.grpc());
+    v1::GenerateRequest request = test::Greedy(4, "Once upon a secret");
+    request.set_request_id("my \"own\" id");
+    std::vector<int32_t> ids;
+    ASSERT_TRUE(client.Generate(request, &ids).ok());
+    request.mutable_sampling()->set_max_tokens(1000000);
+    EXPECT_FALSE(client.Generate(request, &ids).ok());
+    server.process().Signal(SIGTERM);
+    ASSERT_EQ(server.process().Wait(), 0);
+    const std::string log = server.process().err();
+    std::vector<nlohmann::json> requests;
+    for (const nlohmann::json& object : Objects(log)) {
+      EXPECT_TRUE(object.contains("time") && object.contains("level")) << object;
+      if (object["message"] == "request") requests.push_back(object);
+    }
+    ASSERT_EQ(requests.size(), 2u) << log;
+    EXPECT_EQ(requests[0]["request_id"], "my \"own\" id");
+    EXPECT_EQ(requests[0]["status"], "OK");
+    EXPECT_EQ(requests[0]["completion_tokens"], 4);
+    EXPECT_EQ(requests[0]["finish_reason"], "length");
+    EXPECT_GT(requests[0]["first_token_seconds"], 0.0);
+    EXPECT_EQ(requests[1]["status"], "INVALID_ARGUMENT");
+    if (prompts) {
+      EXPECT_EQ(requests[0]["prompt"], "Once upon a secret");
+    } else {
+      EXPECT_THAT(log, Not(HasSubstr("secret"))) << "prompts are private";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quantd
