@@ -125,6 +125,8 @@ def selftest():
         assert check_file(path, text), f"not caught: {path}: {text[:60]!r}"
     assert len(check_sizes({"tests/data/a": 13 << 20, "tests/data/b": 2 << 20, "c": 26 << 20})) == 2
     assert not check_sizes({"tests/data/a": 13 << 20, "tests/database": 2 << 20, "c": 24 << 20})
+    assert check_named_tests("`Aa.Bb` and `Aa.Cc`", ["TEST(Aa, Bb) {", "TEST_F(Aa,\n Dd)"]) == [
+        f"{DOC_OF_TESTS}: there is no test Aa.Cc"]
     assert not check_file("server/grpc/service.cc", '#include <grpcpp/grpcpp.h>\n#include "engine/engine.h"\n')
 
 
@@ -136,6 +138,19 @@ def sources():
     return [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*") if p.is_file() and "build" not in p.parts]
 
 
+# A table of rules and the tests that hold us to them is worth something while the tests are there.
+DOC_OF_TESTS = "docs/security.md"
+NAMED_TEST = re.compile(r"`([A-Z]\w+)\.([A-Z]\w+)`")
+DEFINED_TEST = re.compile(r"\bTEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\s*\)")
+
+
+def check_named_tests(doc, tests):
+    """Tests that `doc` names and no text of `tests` defines."""
+    defined = {match.groups() for text in tests for match in DEFINED_TEST.finditer(text)}
+    return [f"{DOC_OF_TESTS}: there is no test {suite}.{name}"
+            for suite, name in NAMED_TEST.findall(doc) if (suite, name) not in defined]
+
+
 def main():
     selftest()
     files = sources()
@@ -144,6 +159,9 @@ def main():
         if pathlib.PurePosixPath(path).suffix in SOURCE_SUFFIXES or path == "dev":
             count += 1
             faults += check_file(path, (ROOT / path).read_text(encoding="utf-8"))
+    tests = [(ROOT / path).read_text(encoding="utf-8") for path in files
+             if path.startswith("tests/") and path.endswith("_test.cc")]
+    faults += check_named_tests((ROOT / DOC_OF_TESTS).read_text(encoding="utf-8"), tests)
     print("\n".join(faults) if faults else f"house rules: {count} files, no violation")
     return 1 if faults else 0
 
