@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <ctime>
 #include <optional>
 #include <utility>
 
@@ -22,6 +21,7 @@
 #include "server/open_model.h"
 #include "server/plan_load.h"
 #include "server/read_input.h"
+#include "server/utc_date.h"
 #include "server/version.h"
 
 namespace quantd {
@@ -29,14 +29,6 @@ namespace {
 
 constexpr int64_t kDefaultContext = 2048;
 constexpr int32_t kStepTokens = 128;
-
-std::string UtcDate() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d", &utc));
-}
 
 class ProfileEvaluation {
  public:

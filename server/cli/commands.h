@@ -19,6 +19,7 @@ void AddTokenize(CLI::App& app, Run* run);
 void AddInspect(CLI::App& app, Run* run);
 void AddPlan(CLI::App& app, Run* run);
 void AddEval(CLI::App& app, Run* run);
+void AddBench(CLI::App& app, Run* run);
 void AddValidate(CLI::App& app, Run* run);
 void AddKeys(CLI::App& app, Run* run);
 void AddHealth(CLI::App& app, Run* run);

@@ -1,12 +1,8 @@
 // quantd eval: what every profile costs and loses on a text, as a table, JSON, or a page to read.
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +14,7 @@
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/cli/one_line.h"
+#include "server/cli/output_file.h"
 #include "server/evaluate_profiles.h"
 #include "server/read_input.h"
 #include "server/terminal_line.h"
@@ -81,33 +78,12 @@ void PrintTable(const EvalReport& report) {
   }
 }
 
-absl::Status CannotWrite(const std::string& path) {
-  return Unavailable("--report {}: cannot be written: {}", path, std::strerror(errno));
-}
-
-// A report takes its place when it is whole: what reads it never sees half of one.
-std::string Unfinished(const std::string& path) { return path + ".tmp"; }
-
 // What would go wrong after hours of measuring.
 absl::Status CheckReportPath(const std::string& path) {
   if (!path.ends_with(".html") && !path.ends_with(".json")) {
     return InvalidArgument("--report {}: must end in .html or .json", path);
   }
-  std::error_code error;
-  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
-    return InvalidArgument("--report {}: not a regular file", path);
-  }
-  if (!std::ofstream(Unfinished(path))) return CannotWrite(path);
-  std::filesystem::remove(Unfinished(path), error);
-  return absl::OkStatus();
-}
-
-absl::Status Write(const std::string& path, const EvalReport& report) {
-  std::ofstream file(Unfinished(path), std::ios::binary);
-  file << (path.ends_with(".html") ? RenderReport(report) : ToJson(report));
-  file.close();
-  if (!file || std::rename(Unfinished(path).c_str(), path.c_str()) != 0) return CannotWrite(path);
-  return absl::OkStatus();
+  return CheckOutputFile("--report", path);
 }
 
 absl::StatusOr<EvalReport> MakeReport(const EvalFlags& flags) {
@@ -126,7 +102,10 @@ absl::StatusOr<EvalReport> MakeReport(const EvalFlags& flags) {
 absl::Status RunEval(const EvalFlags& flags) {
   for (const std::string& path : flags.reports) RETURN_IF_ERROR(CheckReportPath(path));
   ASSIGN_OR_RETURN(const EvalReport report, MakeReport(flags));
-  for (const std::string& path : flags.reports) RETURN_IF_ERROR(Write(path, report));
+  for (const std::string& path : flags.reports) {
+    RETURN_IF_ERROR(WriteOutputFile(
+        "--report", path, path.ends_with(".html") ? RenderReport(report) : ToJson(report)));
+  }
   if (flags.json) {
     fmt::print("{}", ToJson(report));
   } else {

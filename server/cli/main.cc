@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
   quantd::Run run;
   for (const auto add :
        {quantd::AddServe, quantd::AddGenerate, quantd::AddLogits, quantd::AddTokenize,
-        quantd::AddInspect, quantd::AddPlan, quantd::AddEval, quantd::AddValidate,
+        quantd::AddInspect, quantd::AddPlan, quantd::AddEval, quantd::AddBench, quantd::AddValidate,
         quantd::AddKeys, quantd::AddHealth, quantd::AddProfiles, quantd::AddVersion}) {
     add(app, &run);
   }

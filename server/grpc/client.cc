@@ -11,6 +11,14 @@
 #include "quantd/v1/inference.grpc.pb.h"
 
 namespace quantd {
+namespace {
+
+void SetTimeout(grpc::ClientContext& context, double seconds) {
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
+}
+
+}  // namespace
 
 struct Client::Impl {
   std::string target;
@@ -25,9 +33,17 @@ struct Client::Impl {
   }
 };
 
-Client::Client(const std::string& target) : impl_(std::make_unique<Impl>()) {
-  impl_->target = target;
-  impl_->channel = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+std::shared_ptr<grpc::Channel> MakeChannel(const ChannelOptions& options) {
+  grpc::ChannelArguments arguments;
+  if (!options.service_config.empty()) arguments.SetServiceConfigJSON(options.service_config);
+  // Otherwise gRPC gives channels to one address the same connection.
+  if (options.own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+Client::Client(const ChannelOptions& options) : impl_(std::make_unique<Impl>()) {
+  impl_->target = options.target;
+  impl_->channel = MakeChannel(options);
   impl_->inference = v1::Inference::NewStub(impl_->channel);
   impl_->health = grpc::health::v1::Health::NewStub(impl_->channel);
 }
@@ -54,10 +70,27 @@ absl::StatusOr<v1::GetModelInfoResponse> Client::GetModelInfo() {
   return response;
 }
 
+absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo(double timeout_seconds) {
+  grpc::ClientContext context;
+  SetTimeout(context, timeout_seconds);
+  v1::GetServerInfoResponse response;
+  RETURN_IF_ERROR(impl_->ToAbsl(impl_->inference->GetServerInfo(&context, {}, &response)));
+  return response;
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const std::string& text) {
+  grpc::ClientContext context;
+  v1::TokenizeRequest request;
+  request.set_text(text);
+  request.set_add_special_tokens(false);
+  v1::TokenizeResponse response;
+  RETURN_IF_ERROR(impl_->ToAbsl(impl_->inference->Tokenize(&context, request, &response)));
+  return response;
+}
+
 absl::Status Client::CheckHealth(const std::string& service, double timeout_seconds) {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::milliseconds(static_cast<int64_t>(timeout_seconds * 1000)));
+  SetTimeout(context, timeout_seconds);
   grpc::health::v1::HealthCheckRequest request;
   grpc::health::v1::HealthCheckResponse response;
   request.set_service(service);
