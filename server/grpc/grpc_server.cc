@@ -15,6 +15,7 @@
 
 #include "kernels/status.h"
 #include "server/grpc/service.h"
+#include "server/kserve/service.h"
 
 namespace quantd {
 namespace {
@@ -47,6 +48,7 @@ int IntMilliseconds(double seconds) { return static_cast<int>(std::lround(second
 struct GrpcServer::Impl {
   std::unique_ptr<Front> front;
   std::unique_ptr<InferenceService> service;
+  std::unique_ptr<kserve::KserveService> kserve;
   std::unique_ptr<grpc::Server> server;
 };
 
@@ -63,12 +65,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   std::unique_ptr<GrpcServer> self(new GrpcServer());
   self->impl_->front = std::make_unique<Front>(serving, config);
   self->impl_->service = std::make_unique<InferenceService>(*self->impl_->front);
+  self->impl_->kserve = std::make_unique<kserve::KserveService>(*self->impl_->front);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   if (!config.listen.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.RegisterService(self->impl_->service.get());
+  builder.RegisterService(self->impl_->kserve.get());
   // A small compressed message can inflate past every limit before it is measured.
   for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
@@ -106,6 +110,7 @@ void GrpcServer::SetHealthy(bool healthy) {
   grpc::HealthCheckServiceInterface* health = impl_->server->GetHealthCheckService();
   health->SetServingStatus("", healthy);
   health->SetServingStatus("quantd.v1.Inference", healthy);
+  health->SetServingStatus("inference.GRPCInferenceService", healthy);
 }
 
 int64_t GrpcServer::live_calls() const { return impl_->front->calls().size(); }

@@ -1,6 +1,6 @@
-// GrpcServer: the gRPC port: quantd.v1.Inference, grpc.health.v1 and reflection, with the limits
-// that a port open to others needs. The port answers while the model is loading: health says
-// NOT_SERVING and requests are UNAVAILABLE.
+// GrpcServer: the gRPC port: quantd.v1.Inference, KServe's inference.GRPCInferenceService,
+// grpc.health.v1 and reflection, with the limits that a port open to others needs. The port answers
+// while the model is loading: health says NOT_SERVING and requests are UNAVAILABLE.
 #pragma once
 
 #include <chrono>
@@ -24,9 +24,9 @@ class GrpcServer {
 
   /// With the port that was chosen for port 0: "127.0.0.1:50051".
   const std::string& address() const { return address_; }
-  /// What health checks say of "" and "quantd.v1.Inference".
+  /// What health checks say of "" and of the two services.
   void SetHealthy(bool healthy);
-  /// Generate and GenerateStream calls that are not done.
+  /// Requests that generate and are not done.
   int64_t live_calls() const;
   /// Ends all of them with `status`.
   void CancelAll(const absl::Status& status);
