@@ -20,6 +20,7 @@
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
 #include "server/http/metrics.h"
+#include "server/kserve/statistics.h"
 #include "server/load_progress.h"
 #include "server/open_model.h"
 #include "server/serving.h"
@@ -39,6 +40,7 @@ std::chrono::milliseconds Milliseconds(double seconds) {
 struct Loaded {
   OpenedModel opened;
   std::unique_ptr<Metrics> metrics;
+  std::unique_ptr<ServingStatistics> statistics;
   std::unique_ptr<Engine> engine;
   ServedModel served;
 };
@@ -87,12 +89,14 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
   const DType kv_dtype = loaded.kv_dtype;
   out->metrics =
       std::make_unique<Metrics>(LabelsOf(config, out->opened), config.metrics.vllm_aliases);
+  out->statistics = std::make_unique<ServingStatistics>(out->metrics.get());
   ASSIGN_OR_RETURN(out->engine, Engine::Create(*out->opened.backend, std::move(loaded),
                                                out->opened.tokenizer.get(), out->opened.engine,
-                                               out->metrics.get()));
+                                               out->statistics.get()));
   out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
                  out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
   out->served.plan = &out->opened.plan;
+  out->served.statistics = out->statistics.get();
   if (out->opened.chat_template.ok()) out->served.chat_template = out->opened.chat_template->get();
   return out;
 }

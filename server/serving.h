@@ -14,6 +14,8 @@
 
 namespace quantd {
 
+class ServingStatistics;
+
 /// A loaded model. The pointees outlive every call that was made while the server was ready.
 struct ServedModel {
   std::string name;
@@ -22,8 +24,9 @@ struct ServedModel {
   const Backend* backend = nullptr;
   DType compute_dtype = DType::kBF16;
   DType kv_dtype = DType::kBF16;
-  const MemoryPlan* plan = nullptr;             // null where nothing was planned
-  const ChatTemplate* chat_template = nullptr;  // null where the model has none that can be used
+  const MemoryPlan* plan = nullptr;               // null where nothing was planned
+  const ChatTemplate* chat_template = nullptr;    // null where the model has none that can be used
+  const ServingStatistics* statistics = nullptr;  // null where nobody counts
 };
 
 /// What became of calls before the engine, for metrics.

@@ -27,14 +27,20 @@ absl::Status WithField(absl::Status status, const std::string& field) {
   return status;
 }
 
+std::optional<std::string> FieldIn(const absl::Status& status) {
+  const auto field = status.GetPayload(kField);
+  if (!field.has_value()) return std::nullopt;
+  return std::string(*field);
+}
+
 grpc::Status ToGrpc(const absl::Status& status, std::optional<int64_t> retry_after_ms) {
   const auto code = static_cast<grpc::StatusCode>(status.code());  // the codes are equal
   const std::string message = Shortened(Message(status));
   google::rpc::Status details;
-  if (const auto field = status.GetPayload(kField); field.has_value()) {
+  if (const std::optional<std::string> field = FieldIn(status); field.has_value()) {
     google::rpc::BadRequest bad;
     google::rpc::BadRequest::FieldViolation* violation = bad.add_field_violations();
-    violation->set_field(std::string(*field));
+    violation->set_field(*field);
     violation->set_description(message);
     details.add_details()->PackFrom(bad);
   }

@@ -16,6 +16,8 @@ namespace quantd {
 
 /// `status`, which is about `field` of the request ("sampling.stop[3]").
 absl::Status WithField(absl::Status status, const std::string& field);
+/// The field that WithField said; none when it said none.
+std::optional<std::string> FieldIn(const absl::Status& status);
 
 /// INVALID_ARGUMENT "<field>: <what>" with that field.
 template <typename... Args>

@@ -32,6 +32,9 @@ struct Caller {
 
 /// What a method is about: the model that is served, or the server itself.
 enum class Access : uint8_t { kModel, kAdmin };
+/// For whom a port is. Whoever reaches the administrators' may call what is theirs; what the model
+/// needs is the same on both.
+enum class Port : uint8_t { kClients, kAdmin };
 
 class Front {
  public:
@@ -46,7 +49,8 @@ class Front {
   absl::StatusOr<const ServedModel*> Ready() const;
   /// Every method asks this first. UNAUTHENTICATED without a known key where keys are needed;
   /// PERMISSION_DENIED when the key is not for the served model, or not for administrators.
-  absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access) const;
+  absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access,
+                                  Port port) const;
 
   /// A name for a request that has none.
   std::string NextRequestId();

@@ -15,6 +15,7 @@
 
 #include "kernels/status.h"
 #include "server/grpc/service.h"
+#include "server/kserve/service.h"
 #include "server/security/tls.h"
 
 namespace quantd {
@@ -50,23 +51,25 @@ struct GrpcServer::Impl {
   // A service can be registered once: each port has its own, before one front.
   std::unique_ptr<InferenceService> service;
   std::unique_ptr<InferenceService> admin_service;
+  std::unique_ptr<kserve::KserveService> kserve;
+  std::unique_ptr<kserve::KserveService> admin_kserve;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<grpc::Server> admin;
 };
 
 namespace {
 
-// Starts a server of `service` alone and sets `*address` to where it listens.
+// Starts a server of `services` and sets `*address` to where it listens.
 absl::StatusOr<std::unique_ptr<grpc::Server>> StartOne(
     const ServerConfig& config, const char* key, const std::string& listen, bool reflection,
-    grpc::Service* service, const std::shared_ptr<grpc::ServerCredentials>& credentials,
-    std::string* address) {
+    const std::vector<grpc::Service*>& services,
+    const std::shared_ptr<grpc::ServerCredentials>& credentials, std::string* address) {
   std::string host;
   int port = 0;
   RETURN_IF_ERROR(ParseAddress(listen, &host, &port));
   grpc::ServerBuilder builder;
   if (!reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  builder.RegisterService(service);
+  for (grpc::Service* service : services) builder.RegisterService(service);
   // A small compressed message can inflate past every limit before it is measured.
   for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
@@ -125,15 +128,18 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   const bool admin_port = !config.listen.admin.empty();
   const bool reflection = config.listen.reflection && !admin_port && keys == nullptr;
   impl.front = std::make_unique<Front>(serving, config, std::move(keys));
-  impl.service = std::make_unique<InferenceService>(*impl.front, InferenceService::Port::kClients);
-  ASSIGN_OR_RETURN(impl.server, StartOne(config, "listen.grpc", config.listen.grpc, reflection,
-                                         impl.service.get(), credentials, &self->address_));
+  impl.service = std::make_unique<InferenceService>(*impl.front, Port::kClients);
+  impl.kserve = std::make_unique<kserve::KserveService>(*impl.front, Port::kClients);
+  ASSIGN_OR_RETURN(impl.server,
+                   StartOne(config, "listen.grpc", config.listen.grpc, reflection,
+                            {impl.service.get(), impl.kserve.get()}, credentials, &self->address_));
   if (admin_port) {
-    impl.admin_service =
-        std::make_unique<InferenceService>(*impl.front, InferenceService::Port::kAdmin);
+    impl.admin_service = std::make_unique<InferenceService>(*impl.front, Port::kAdmin);
+    impl.admin_kserve = std::make_unique<kserve::KserveService>(*impl.front, Port::kAdmin);
     ASSIGN_OR_RETURN(impl.admin,
                      StartOne(config, "listen.admin", config.listen.admin, config.listen.reflection,
-                              impl.admin_service.get(), credentials, &self->admin_address_));
+                              {impl.admin_service.get(), impl.admin_kserve.get()}, credentials,
+                              &self->admin_address_));
   }
   self->SetHealthy(false);
   return self;
@@ -143,8 +149,9 @@ void GrpcServer::SetHealthy(bool healthy) {
   for (const auto* server : {&impl_->server, &impl_->admin}) {
     if (*server == nullptr) continue;
     grpc::HealthCheckServiceInterface* health = (*server)->GetHealthCheckService();
-    health->SetServingStatus("", healthy);
-    health->SetServingStatus("quantd.v1.Inference", healthy);
+    for (const char* name : {"", "quantd.v1.Inference", "inference.GRPCInferenceService"}) {
+      health->SetServingStatus(name, healthy);
+    }
   }
 }
 

@@ -1,6 +1,6 @@
-// GrpcServer: the gRPC port: quantd.v1.Inference, grpc.health.v1 and reflection, with the limits
-// that a port open to others needs. The port answers while the model is loading: health says
-// NOT_SERVING and requests are UNAVAILABLE.
+// GrpcServer: the gRPC port: quantd.v1.Inference, KServe's inference.GRPCInferenceService,
+// grpc.health.v1 and reflection, with the limits that a port open to others needs. The port answers
+// while the model is loading: health says NOT_SERVING and requests are UNAVAILABLE.
 #pragma once
 
 #include <chrono>
@@ -27,9 +27,9 @@ class GrpcServer {
   const std::string& address() const { return address_; }
   /// Of listen.admin; empty without one.
   const std::string& admin_address() const { return admin_address_; }
-  /// What health checks say of "" and "quantd.v1.Inference".
+  /// What health checks say of "" and of the two services.
   void SetHealthy(bool healthy);
-  /// Generate and GenerateStream calls that are not done.
+  /// Requests that generate and are not done.
   int64_t live_calls() const;
   CallCounts counts() const;
   /// Ends all of them with `status`.

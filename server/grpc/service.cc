@@ -110,7 +110,7 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
                              const grpc::ByteBuffer& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
-  absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel);
+  absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel, port_);
   if (!caller.ok()) return call->Fail(caller.status());
   const absl::StatusOr<const ServedModel*> model = front_.Ready();
   if (!model.ok()) return call->Fail(model.status());
@@ -215,18 +215,11 @@ absl::Status InferenceService::Reply(const grpc::ByteBuffer& bytes,
 }
 
 template <class Request>
-absl::Status InferenceService::Allowed(const grpc::CallbackServerContext& context) const {
-  constexpr Access kAccess = AccessOf<Request>;
-  if (kAccess == Access::kAdmin && port_ == Port::kAdmin) return absl::OkStatus();
-  return front_.Identify(context, kAccess).status();
-}
-
-template <class Request>
 grpc::ServerUnaryReactor* InferenceService::ReplyNow(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) const {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status allowed = Allowed<Request>(*context);
+  const absl::Status allowed = front_.Identify(*context, AccessOf<Request>, port_).status();
   reactor->Finish(ToGrpc(allowed.ok() ? Reply<Request>(*request, response) : allowed));
   return reactor;
 }
@@ -236,7 +229,8 @@ grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerCo
                                                           const grpc::ByteBuffer* request,
                                                           grpc::ByteBuffer* response) {
   auto* reactor = new DeferredReactor();
-  if (const absl::Status s = Allowed<Request>(*context); !s.ok()) {
+  if (const absl::Status s = front_.Identify(*context, AccessOf<Request>, port_).status();
+      !s.ok()) {
     reactor->Finish(ToGrpc(s));
     return reactor;
   }

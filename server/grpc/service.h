@@ -25,10 +25,6 @@ using RawInferenceService = WithGenerate<WithGenerateStream<
 
 class InferenceService : public RawInferenceService {
  public:
-  /// For whom a port is. Whoever reaches the administrators' is one; what else the method needs is
-  /// the same on both.
-  enum class Port : uint8_t { kClients, kAdmin };
-
   /// `front` must outlive the service, the service its gRPC server.
   InferenceService(Front& front, Port port) : front_(front), port_(port) {}
 
@@ -76,10 +72,6 @@ class InferenceService : public RawInferenceService {
   grpc::ServerUnaryReactor* ReplyOnWorker(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response);
-
-  // OK when the method of `Request` may be called.
-  template <class Request>
-  absl::Status Allowed(const grpc::CallbackServerContext& context) const;
 
   Front& front_;
   const Port port_;

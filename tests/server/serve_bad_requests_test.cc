@@ -206,8 +206,7 @@ void SendBadBytes(Guarded& guarded) {
       {"information of an unknown model", "/quantd.v1.Inference/GetModelInfo", "\x0a\x03gpt",
        StatusCode::NOT_FOUND, "\"gpt\" is not served here"},
       {"unknown method", "/quantd.v1.Inference/Train", "", StatusCode::UNIMPLEMENTED, ""},
-      {"unknown service", "/inference.GRPCInferenceService/ModelInfer", "",
-       StatusCode::UNIMPLEMENTED, ""},
+      {"unknown service", "/quantd.v9.Inference/Generate", "", StatusCode::UNIMPLEMENTED, ""},
   };
   for (const auto& row : rows) {
     const grpc::Status status = RawCall(guarded.client().channel(), row.method, row.bytes);
