@@ -1,0 +1,199 @@
+"""Every metric, label and label value that deploy/ asks for is exported by a live server.
+
+    python3 tests/deploy/metrics_test.py --quantd build/release/quantd [--prometheus DIR]
+
+Starts a server on demo/model, sends it requests, reads /metrics, and holds to it what the dashboard, the alert rules
+and the autoscalers name. With --prometheus (a folder that has prometheus and promtool) the real Prometheus then reads
+the server by deploy/prometheus's configuration, each query of the dashboard must have a number for an answer, each
+rule must evaluate, and promtool checks metrics, rules and the rules' own tests.
+"""
+import argparse
+import contextlib
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+DEPLOY = ROOT / "deploy"
+# Labels Prometheus itself gives a series.
+OF_TARGETS = {"instance", "job"}
+# promtool's advice that vLLM's name goes against.
+NAMES_KEPT = {'quantd_iteration_tokens_total non-counter metrics should not have "_total" suffix'}
+PROMPTS = ["It was a cold evening, and the road to the village was long, so he", "The captain looked at the sea and said"]
+
+
+def parse_metrics(text):
+    """name -> labels of each of its series."""
+    series = {}
+    for line in text.splitlines():
+        match = re.match(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? \S+$", line)
+        if match:
+            labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match.group(2) or ""))
+            series.setdefault(match.group(1), []).append(labels)
+    return series
+
+
+def faults_of(expression, series):
+    """What `expression` (PromQL, label_values() of a dashboard, or a text that has such) names and nobody exports."""
+    faults, known = [], set(OF_TARGETS)
+    for name, selector in re.findall(r"(quantd_[a-z0-9_]*)(?:\{([^}]*)\})?", expression):
+        if name not in series:
+            faults.append(f"{name} is not exported")
+            continue
+        labels = {label for one in series[name] for label in one}
+        known |= labels
+        for label, operator, value in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', selector):
+            if label not in labels | OF_TARGETS:
+                faults.append(f"{name} has no label {label}")
+            elif label in labels and operator == "=" and "$" not in value and value not in {one.get(label) for one in series[name]}:
+                faults.append(f"{name} is never {label}={value}")
+    grouped = re.findall(r"\b(?:by|without|on|ignoring|group_left)\s*\(([^)]*)\)", expression)
+    grouped += re.findall(r"label_values\([^,]*,([^)]*)\)", expression)
+    for label in re.findall(r"\w+", " ".join(grouped)):
+        if label not in known:
+            faults.append(f"no metric of it has the label {label}")
+    return [f"{fault}: {expression.strip()}" for fault in faults]
+
+
+def dashboard_queries():
+    dashboard = json.loads((DEPLOY / "grafana/quantd.json").read_text())
+    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def rule_expressions():
+    text = (DEPLOY / "prometheus/rules.yaml").read_text()
+    return [" ".join(e.split()) for e in re.findall(r"expr:\s*(?:>-\s*)?(.*?)\n\s*for:", text, re.DOTALL)]
+
+
+def expressions():
+    """(where, expression) of everything in deploy/ that names metrics."""
+    found = [(f"quantd.json: {title}", query) for title, query in dashboard_queries()]
+    found += [("quantd.json: variables", v["definition"]) for v in
+              json.loads((DEPLOY / "grafana/quantd.json").read_text())["templating"]["list"] if "definition" in v]
+    found += [("rules.yaml", e) for e in rule_expressions()]
+    for path in sorted((DEPLOY / "kubernetes").rglob("*.yaml")):
+        found += [(path.name, line) for line in path.read_text().splitlines() if re.search(r"\bquantd_", line)]
+    return found
+
+
+@contextlib.contextmanager
+def server(quantd, *flags):
+    """(gRPC address, HTTP address) of a server of demo/model under the name that deploy/ gives it."""
+    process = subprocess.Popen([quantd, "serve", "--model", ROOT / "demo/model", "--profile", "nf4-dq", "--listen", "127.0.0.1:0",
+                                "--http", "127.0.0.1:0", "--set", "served_model_name=model", *flags],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        addresses, log = {}, ""
+        for line in process.stdout:
+            log += line
+            for address, kind in re.findall(r"listening on (127\.0\.0\.1:\d+) \((\w+)", line):
+                addresses[kind] = address
+            if {"grpc", "http"} <= addresses.keys():
+                break
+        else:
+            sys.exit(log)
+        for _ in range(300):
+            if subprocess.run([quantd, "health", "--target", addresses["grpc"]], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+        yield addresses["grpc"], addresses["http"]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0, f"exit code {process.returncode} after SIGTERM"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def send_requests(quantd, target, rounds):
+    for _ in range(rounds):
+        for prompt in PROMPTS:
+            subprocess.run([quantd, "generate", "--target", target, "--prompt", prompt, "--max-tokens", "24",
+                            "--temperature", "0", "--ignore-eos", "--prompt-lookup", "4"], check=True, capture_output=True)
+
+
+def selftest(series):
+    for wrong in ('sum(quantd_no_such_metric)', 'quantd_num_requests_running{pod="a"}', 'sum by (colour) (quantd_steps_total)',
+                  'quantd_request_success_total{finished_reason="tired"}', 'label_values(quantd_steps_total, colour)'):
+        assert faults_of(wrong, series), f"not caught: {wrong}"
+    assert not faults_of('sum by (instance, le) (rate(quantd_e2e_request_latency_seconds_bucket{job="q"}[5m]))', series)
+
+
+def promtool_checks(promtool, metrics):
+    result = subprocess.run([promtool, "check", "metrics"], input=metrics, capture_output=True, text=True)
+    advice = set(filter(None, result.stderr.splitlines() + result.stdout.splitlines())) - NAMES_KEPT
+    assert not advice, "promtool check metrics:\n" + "\n".join(sorted(advice))
+    for command in (["check", "rules", DEPLOY / "prometheus/rules.yaml"], ["check", "config", DEPLOY / "prometheus/prometheus.yaml"],
+                    ["test", "rules", ROOT / "tests/deploy/rules_test.yaml"]):
+        subprocess.run([promtool, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def prometheus_queries(prometheus, quantd, grpc, http):
+    """What the dashboard shows when Prometheus has read the server for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = (DEPLOY / "prometheus/prometheus.yaml").read_text()
+        config = config.replace("quantd:8080", http).replace("15s", "1s").replace("rules.yaml", str(DEPLOY / "prometheus/rules.yaml"))
+        assert http in config
+        pathlib.Path(folder, "prometheus.yaml").write_text(config)
+        port = int(http.rsplit(":", 1)[1])
+        listen = f"127.0.0.1:{port - 1 if port > 60000 else port + 1}"
+        with open(f"{folder}/log", "w+") as log:
+            process = subprocess.Popen([prometheus, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
+                                        f"--web.listen-address={listen}"], stdout=log, stderr=log)
+            try:
+                began = time.monotonic()
+                while time.monotonic() - began < 20:
+                    assert process.poll() is None, pathlib.Path(folder, "log").read_text()
+                    send_requests(quantd, grpc, 1)
+                    time.sleep(0.5)
+                for title, query in dashboard_queries():
+                    query = query.replace("$model", ".*").replace("$__rate_interval", "15s")
+                    answer = json.loads(get(f"http://{listen}/api/v1/query?" + urllib.parse.urlencode({"query": query})))
+                    values = [one["value"][1] for one in answer["data"]["result"]]
+                    assert values and "NaN" not in values, f"{title}: {query}: {answer}"
+                rules = json.loads(get(f"http://{listen}/api/v1/rules"))["data"]["groups"]
+                health = {rule["name"]: rule["health"] for group in rules for rule in group["rules"]}
+                assert len(health) == len(rule_expressions()) and set(health.values()) == {"ok"}, health
+                firing = [rule["name"] for group in rules for rule in group["rules"] if rule["state"] == "firing"]
+                assert not firing, firing
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quantd", required=True)
+    parser.add_argument("--prometheus", type=pathlib.Path)
+    args = parser.parse_args()
+    with server(args.quantd) as (grpc, http):
+        send_requests(args.quantd, grpc, 1)
+        metrics = get(f"http://{http}/metrics")
+        series = parse_metrics(metrics)
+        selftest(series)
+        asked = expressions()
+        faults = [f"{where}: {fault}" for where, expression in asked for fault in faults_of(expression, series)]
+        if faults:
+            sys.exit("\n".join(faults))
+        print(f"{len(asked)} expressions of deploy/ name metrics and labels that the server exports")
+        if args.prometheus:
+            promtool_checks(args.prometheus / "promtool", metrics)
+            prometheus_queries(args.prometheus / "prometheus", args.quantd, grpc, http)
+            print(f"{len(dashboard_queries())} queries of the dashboard have answers in Prometheus, its rules evaluate, promtool is content")
+
+
+if __name__ == "__main__":
+    main()
