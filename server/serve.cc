@@ -179,7 +179,7 @@ absl::Status Serve(const ServerConfig& config) {
   std::unique_ptr<Loaded> loaded;
   std::atomic<const Loaded*> page_source{nullptr};
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc, GrpcServer::Start(config, serving));
-  spdlog::info("listening on {} (grpc{})", grpc->address(), config.tls.enabled() ? ", TLS" : "");
+  spdlog::info("listening on {} (grpc){}", grpc->address(), config.tls.enabled() ? ", TLS" : "");
   if (!grpc->admin_address().empty())
     spdlog::info("listening on {} (admin)", grpc->admin_address());
   std::unique_ptr<HttpServer> http;

@@ -308,7 +308,7 @@ void AddBenchServe(CLI::App& bench_app, Run* run) {
   BenchServeFlags& f = *flags;
   CLI::App* cmd = bench_app.add_subcommand(
       "serve", "Load a server with requests of random tokens; latencies, throughput, goodput");
-  AddChannelFlags(*cmd, f.channel);
+  AddChannelFlags(*cmd, f.channel)->required();
   CLI::Option* rate =
       cmd->add_option("--request-rate", f.rates,
                       "Requests a second; several, with commas between: a run each. Default: inf, "

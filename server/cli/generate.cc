@@ -19,6 +19,7 @@
 #include "kernels/status.h"
 #include "quantd/v1/inference.pb.h"
 #include "server/cli/backend_flags.h"
+#include "server/cli/channel_flags.h"
 #include "server/cli/commands.h"
 #include "server/grpc/client.h"
 #include "server/grpc/convert.h"
@@ -33,7 +34,7 @@ constexpr int32_t kCliMaxTokens = 128;  // someone at a terminal wants more than
 
 struct GenerateFlags {
   std::string model;
-  std::string target;
+  ChannelFlags channel;
   std::string profile;
   BackendOptions backend;
   std::string prompt;
@@ -184,7 +185,9 @@ class Printer {
 };
 
 absl::Status GenerateRemote(const GenerateFlags& flags, const v1::GenerateRequest& request) {
-  Client client(flags.target);
+  ChannelFlags channel = flags.channel;
+  RETURN_IF_ERROR(ResolveChannel(&channel));
+  Client client(channel.options);
   ASSIGN_OR_RETURN(const v1::GetModelInfoResponse info, client.GetModelInfo());
   Printer printer(flags.n);
   RETURN_IF_ERROR(client.GenerateStream(
@@ -264,8 +267,8 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
 
 absl::Status RunGenerate(const GenerateFlags& flags) {
   ASSIGN_OR_RETURN(v1::GenerateRequest request, MakeRequest(flags));
-  return flags.target.empty() ? GenerateLocal(flags, std::move(request))
-                              : GenerateRemote(flags, request);
+  return flags.channel.options.target.empty() ? GenerateLocal(flags, std::move(request))
+                                              : GenerateRemote(flags, request);
 }
 
 }  // namespace
@@ -275,8 +278,7 @@ void AddGenerate(CLI::App& app, Run* run) {
   CLI::App* cmd = app.add_subcommand("generate", "Generate text, in this process or at a server");
   CLI::App* where = cmd->add_option_group("where")->require_option(1);
   where->add_option("--model", flags->model, "Folder of the model, to run it in this process");
-  CLI::Option* target =
-      where->add_option("--target", flags->target, "host:port of a running server");
+  CLI::Option* target = AddChannelFlags(*cmd, flags->channel, where);
   CLI::App* prompt = cmd->add_option_group("prompt")->require_option(1);
   prompt->add_option("--prompt", flags->prompt, "The text to continue");
   prompt->add_option("--prompt-file", flags->prompt_file, "A file with the text to continue");

@@ -2,6 +2,7 @@
 #include "server/grpc/client.h"
 
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/support/client_interceptor.h>
 
 #include <chrono>
 #include <utility>
@@ -17,6 +18,34 @@ void SetTimeout(grpc::ClientContext& context, double seconds) {
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
 }
+
+// Sends the API key with every call of a channel. gRPC's own call credentials would need TLS.
+class KeyPresenter : public grpc::experimental::Interceptor {
+ public:
+  explicit KeyPresenter(const std::string& header) : header_(header) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(
+            grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->insert({"authorization", header_});
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string& header_;
+};
+
+class KeyPresenterFactory : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit KeyPresenterFactory(const std::string& key) : header_("Bearer " + key) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo*) override {
+    return new KeyPresenter(header_);
+  }
+
+ private:
+  const std::string header_;
+};
 
 }  // namespace
 
@@ -38,7 +67,20 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ChannelOptions& options) {
   if (!options.service_config.empty()) arguments.SetServiceConfigJSON(options.service_config);
   // Otherwise gRPC gives channels to one address the same connection.
   if (options.own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (options.encrypted()) {
+    credentials = grpc::SslCredentials({options.tls_ca, options.tls_key, options.tls_certificate});
+    if (!options.tls_server_name.empty()) {
+      arguments.SetSslTargetNameOverride(options.tls_server_name);
+    }
+  }
+  if (options.api_key.empty()) {
+    return grpc::CreateCustomChannel(options.target, credentials, arguments);
+  }
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<KeyPresenterFactory>(options.api_key));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(
+      options.target, credentials, arguments, std::move(interceptors));
 }
 
 Client::Client(const ChannelOptions& options) : impl_(std::make_unique<Impl>()) {

@@ -16,9 +16,18 @@ namespace quantd {
 
 /// How a server is reached.
 struct ChannelOptions {
-  std::string target;           // host:port, or a name of gRPC's: dns:///host:port, ipv4:a:1,b:2
-  std::string service_config;   // JSON: load balancing, retries; empty: gRPC's defaults
-  bool own_connection = false;  // shares none with other channels to the same server
+  std::string target = {};  // host:port, or a name of gRPC's: dns:///host:port, ipv4:a:1,b:2
+  std::string service_config = {};  // JSON: load balancing, retries; empty: gRPC's defaults
+  bool own_connection = false;      // shares none with other channels to the same server
+  std::string api_key = {};         // empty: none
+  // PEM. With `tls` or any of these the connection is encrypted.
+  bool tls = false;
+  std::string tls_ca = {};  // who may have signed the server's certificate; empty: the system's
+  std::string tls_certificate = {};  // of the client, for mTLS, with its key
+  std::string tls_key = {};
+  std::string tls_server_name = {};  // the name in the server's certificate; empty: target's
+
+  bool encrypted() const { return tls || !tls_ca.empty() || !tls_certificate.empty(); }
 };
 
 /// The one place where channels are made. Connects when first used; an invalid service_config
@@ -29,7 +38,7 @@ class Client {
  public:
   /// Connects when first used.
   explicit Client(const ChannelOptions& options);
-  explicit Client(const std::string& target) : Client(ChannelOptions{target, "", false}) {}
+  explicit Client(const std::string& target) : Client(ChannelOptions{.target = target}) {}
   ~Client();
 
   /// Calls `on_response` for each response of the stream. The server's status, or UNAVAILABLE
