@@ -170,8 +170,14 @@ class QueueSampler {
   std::thread thread_;  // last: it uses the others
 };
 
+// Refused, or its server was lost. Besides UNAVAILABLE that is CANCELLED, which nobody here does: a
+// server of gRPC 1.51 answers so to a call that arrives in the moment of its shutdown; and INTERNAL
+// of a stream that a proxy resets because its own connection broke. Another INTERNAL is the
+// server's answer, which would be the same again.
 bool CanRetry(const RequestRecord& r) {
-  return r.code == absl::StatusCode::kUnavailable || r.refused();
+  return r.code == absl::StatusCode::kUnavailable || r.refused() ||
+         (r.code == absl::StatusCode::kCancelled && r.first < 0) ||
+         (r.code == absl::StatusCode::kInternal && r.message.starts_with("Received RST_STREAM"));
 }
 
 }  // namespace
