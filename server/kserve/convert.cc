@@ -126,9 +126,11 @@ void Fill(const ServingStatistics::Total& total, inference::StatisticDuration* d
 
 }  // namespace
 
+std::string UnaryName(const std::string& model) { return model + "_unary"; }
+
 absl::Status CheckModel(const std::string& name, const std::string& version,
                         const ModelFacts& facts) {
-  if (name != facts.name) {
+  if (name != facts.name && name != UnaryName(facts.name)) {
     return NotFound("model: {} is not served here, {} is", Quoted(name), Quoted(facts.name));
   }
   if (version.empty() || version == kModelVersion) return absl::OkStatus();
@@ -151,6 +153,11 @@ absl::StatusOr<InferRequest> ToInferRequest(const inference::ModelInferRequest& 
   v1::GenerateRequest request;
   SamplingOptions options;
   RETURN_IF_ERROR(TakeInputs(values, &out, &options));
+  if (out.stream && proto.model_name() != facts.name) {
+    return InvalidField("stream",
+                        "true for {}, which answers once, allowed: false or absent; {} streams",
+                        Quoted(proto.model_name()), Quoted(facts.name));
+  }
   RETURN_IF_ERROR(TakeParameters(proto, &out, &request, &options));
   request.set_request_id(proto.id());
   request.set_text(*TextOf(values, kTextInput));
@@ -194,9 +201,9 @@ inference::ModelStreamInferResponse ToErrorResponse(const std::string& model, co
   return out;
 }
 
-inference::ModelMetadataResponse ToMetadata(const std::string& model) {
+inference::ModelMetadataResponse ToMetadata(const std::string& name) {
   inference::ModelMetadataResponse out;
-  out.set_name(model);
+  out.set_name(name);
   out.add_versions(std::string(kModelVersion));
   out.set_platform(kPlatform);
   for (const InputSpec& spec : InputSpecs()) {
@@ -212,9 +219,9 @@ inference::ModelMetadataResponse ToMetadata(const std::string& model) {
   return out;
 }
 
-inference::ModelConfig ToConfig(const std::string& model) {
+inference::ModelConfig ToConfig(const std::string& name, const std::string& model) {
   inference::ModelConfig out;
-  out.set_name(model);
+  out.set_name(name);
   out.set_backend(kPlatform);
   out.set_max_batch_size(0);
   for (const InputSpec& spec : InputSpecs()) {
@@ -228,7 +235,7 @@ inference::ModelConfig ToConfig(const std::string& model) {
   output->set_name(kTextOutput);
   output->set_data_type(inference::TYPE_STRING);
   output->add_dims(1);
-  out.mutable_model_transaction_policy()->set_decoupled(true);
+  out.mutable_model_transaction_policy()->set_decoupled(name == model);
   return out;
 }
 

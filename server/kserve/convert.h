@@ -15,6 +15,10 @@ namespace quantd::kserve {
 
 inline constexpr char kModelVersion[] = "1";
 
+/// The same model, published a second time as one that answers every request once: perf_analyzer
+/// sends ModelInfer to no model that is said to stream.
+std::string UnaryName(const std::string& model);
+
 /// A ModelInferRequest, checked.
 struct InferRequest {
   PreparedRequest prepared;
@@ -25,8 +29,8 @@ struct InferRequest {
   SamplingOptions::Origins origins;  // for Translate of later errors
 };
 
-/// NOT_FOUND unless `name` is the model's and `version` "" or "1"; INVALID_ARGUMENT for a version
-/// that is not a number.
+/// NOT_FOUND unless `name` is the model's (either one) and `version` "" or "1"; INVALID_ARGUMENT
+/// for a version that is not a number.
 absl::Status CheckModel(const std::string& name, const std::string& version,
                         const ModelFacts& facts);
 
@@ -44,8 +48,9 @@ inference::ModelInferResponse ToInferResponse(const std::string& model, const st
 inference::ModelStreamInferResponse ToErrorResponse(const std::string& model, const std::string& id,
                                                     const absl::Status& status);
 
-inference::ModelMetadataResponse ToMetadata(const std::string& model);
-inference::ModelConfig ToConfig(const std::string& model);
+/// `name`: one of `model`'s.
+inference::ModelMetadataResponse ToMetadata(const std::string& name);
+inference::ModelConfig ToConfig(const std::string& name, const std::string& model);
 inference::ModelStatistics ToStatistics(const std::string& model,
                                         const ServingStatistics::Snapshot& totals);
 

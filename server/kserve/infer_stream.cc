@@ -136,7 +136,7 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
     const Clock::time_point end = Clock::now() + *request->timeout;
     prepared.request.deadline = std::min(prepared.request.deadline.value_or(end), end);
   }
-  const auto exchange = std::make_shared<Exchange>(this, (*model)->name, id, *request);
+  const auto exchange = std::make_shared<Exchange>(this, proto.model_name(), id, *request);
   absl::Status refused;
   {
     std::lock_guard lock(mutex_);
@@ -151,11 +151,10 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
       if (!id.empty()) ids_.insert(id);
       ++live_;
       exchanges_.insert(exchange);
+      front_.calls().Add(exchange->call());  // while DropAll, which takes it out, cannot be past it
     }
   }
   if (!refused.ok()) return Refuse(id, refused, absl::IsResourceExhausted(refused));
-  // Ends that come from now on find it; before OnDone it is taken out again.
-  front_.calls().Add(exchange->call());
   front_.Start(exchange->call(), **model, *std::move(caller), std::move(prepared));
 }
 

@@ -85,7 +85,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
     const Clock::time_point end = Clock::now() + *request->timeout;
     prepared.request.deadline = std::min(prepared.request.deadline.value_or(end), end);
   }
-  reactor->Describe((*model)->name, proto.id(), *request);
+  reactor->Describe(proto.model_name(), proto.id(), *request);
   front_.Start(call, **model, *std::move(caller), std::move(prepared));
 }
 
@@ -152,15 +152,15 @@ absl::StatusOr<inference::ServerMetadataResponse> KserveService::Answer(
 
 absl::StatusOr<inference::ModelMetadataResponse> KserveService::Answer(
     const inference::ModelMetadataRequest& request) const {
-  ASSIGN_OR_RETURN(const ServedModel* model, Find(request.name(), request.version()));
-  return ToMetadata(model->name);
+  RETURN_IF_ERROR(Find(request.name(), request.version()).status());
+  return ToMetadata(request.name());
 }
 
 absl::StatusOr<inference::ModelConfigResponse> KserveService::Answer(
     const inference::ModelConfigRequest& request) const {
   ASSIGN_OR_RETURN(const ServedModel* model, Find(request.name(), request.version()));
   inference::ModelConfigResponse out;
-  *out.mutable_config() = ToConfig(model->name);
+  *out.mutable_config() = ToConfig(request.name(), model->name);
   return out;
 }
 
@@ -172,8 +172,8 @@ absl::StatusOr<inference::ModelStatisticsResponse> KserveService::Answer(
   RETURN_IF_ERROR(CheckModel(name, request.version(), FactsOf(*model)));
   inference::ModelStatisticsResponse out;
   *out.add_model_stats() =
-      ToStatistics(model->name, model->statistics != nullptr ? model->statistics->Read()
-                                                             : ServingStatistics::Snapshot());
+      ToStatistics(name, model->statistics != nullptr ? model->statistics->Read()
+                                                      : ServingStatistics::Snapshot());
   return out;
 }
 
@@ -186,15 +186,18 @@ absl::StatusOr<inference::RepositoryIndexResponse> KserveService::Answer(
   inference::RepositoryIndexResponse out;
   const absl::Status ready = front_.Ready().status();
   if (request.ready() && !ready.ok()) return out;
-  auto* model = out.add_models();
-  model->set_name(front_.config().served_model_name);
-  model->set_version(kModelVersion);
-  switch (front_.serving().state()) {
-    case Serving::State::kLoading: model->set_state("LOADING"); break;
-    case Serving::State::kReady: model->set_state("READY"); break;
-    case Serving::State::kDraining: model->set_state("UNAVAILABLE"); break;
+  const std::string& served = front_.config().served_model_name;
+  for (const std::string& name : {served, UnaryName(served)}) {
+    auto* model = out.add_models();
+    model->set_name(name);
+    model->set_version(kModelVersion);
+    switch (front_.serving().state()) {
+      case Serving::State::kLoading: model->set_state("LOADING"); break;
+      case Serving::State::kReady: model->set_state("READY"); break;
+      case Serving::State::kDraining: model->set_state("UNAVAILABLE"); break;
+    }
+    model->set_reason(Message(ready));
   }
-  model->set_reason(Message(ready));
   return out;
 }
 

@@ -3,9 +3,8 @@
 
     python3 tests/clients/record_requests.py --to HOST:PORT --listen HOST:PORT --out DIR --name CLIENT
 
-DIR/CLIENT.METHOD.N.bin is the N-th different message to METHOD, at most --most of each, with ids
-(which count up) taken as different only among the first. tests/data/kserve is made of these.
-Needs grpcio.
+DIR/CLIENT.METHOD.N.bin is the N-th different message to METHOD, of the first --most. tests/data/kserve
+is made of these. Needs grpcio. Called by triton_clients.py --record.
 """
 import argparse
 import collections

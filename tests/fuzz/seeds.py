@@ -126,10 +126,16 @@ def request_seeds():
     yield "ids", message(4, message(1, b"\x01\x02\x03")) + field(7, 0, b"\x01") + field(8, 0, b"\x01")
 
 
+def kserve_seeds():
+    """What Triton's clients really send."""
+    for path in sorted((DATA / "kserve").glob("*Infer.*.bin")):
+        yield path.stem, path.read_bytes()
+
+
 SEEDS = {"safetensors": safetensors_seeds, "config": config_seeds, "checkpoint": checkpoint_seeds,
          "profile": profile_seeds, "tokenizer_json": tokenizer_json_seeds, "tokenize": tokenize_seeds,
          "chat_template": chat_template_seeds, "sentencepiece_model": sentencepiece_model_seeds,
-         "request": request_seeds}
+         "request": request_seeds, "kserve": kserve_seeds}
 
 
 def main():

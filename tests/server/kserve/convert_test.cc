@@ -217,6 +217,12 @@ TEST(KserveConvert, WhatElseIsWrongIsNamed) {
        "model: \"\" is not served here, \"m\" is"},
       {"another model", [](auto& r) { r.set_model_name("gpt"); }, absl::StatusCode::kNotFound,
        "model: \"gpt\""},
+      {"a stream of the model that answers once",
+       [](auto& r) {
+         r.set_model_name("m_unary");
+         AddBool(r, "stream", true);
+       },
+       absl::StatusCode::kInvalidArgument, "stream: true for \"m_unary\""},
       {"version 2", [](auto& r) { r.set_model_version("2"); }, absl::StatusCode::kNotFound,
        "model_version: \"2\""},
       {"version abc", [](auto& r) { r.set_model_version("abc"); },
@@ -295,7 +301,7 @@ TEST(KserveConvert, LaterErrorsAreInTheNamesOfTheRequest) {
 
 TEST(KserveConvert, MetadataAndConfigSayTheSame) {
   const auto metadata = ToMetadata("m");
-  const auto config = ToConfig("m");
+  const auto config = ToConfig("m", "m");
   ASSERT_EQ(metadata.inputs_size(), config.input_size());
   for (int i = 0; i < config.input_size(); ++i) {
     EXPECT_EQ(metadata.inputs(i).name(), config.input(i).name());
@@ -305,6 +311,9 @@ TEST(KserveConvert, MetadataAndConfigSayTheSame) {
   }
   EXPECT_EQ(metadata.versions(0), "1");
   EXPECT_TRUE(config.model_transaction_policy().decoupled());
+  const auto unary = ToConfig(UnaryName("m"), "m");
+  EXPECT_EQ(unary.name(), "m_unary");
+  EXPECT_FALSE(unary.model_transaction_policy().decoupled());
 }
 
 TEST(ServingStatistics, CountsWhatFinishedAndPassesItOn) {

@@ -152,7 +152,10 @@ std::vector<BadRow> BadRows() {
        },
        "stop_words", "n at most 16"},
       {"too few raw contents",
-       [](auto& r) { AddBool(r, "stream", true), r.mutable_raw_input_contents()->RemoveLast(); },
+       [](auto& r) {
+         AddBool(r, "stream", true);
+         r.mutable_raw_input_contents()->RemoveLast();
+       },
        "raw_input_contents", "1 entries for 2 inputs"},
       {"too many raw contents", [](auto& r) { r.add_raw_input_contents("x"); },
        "raw_input_contents", "2 entries for 1 inputs"},
