@@ -65,14 +65,20 @@ absl::Status Admission::Check(const Newcomer& newcomer, const Load& load) {
   const bool idle = waiting_ == 0 && load.running == 0;
   if (newcomer.seconds_left.has_value() && !idle && service_seconds_.seen >= kFewest) {
     const double wait = ExpectedWait(newcomer, load);
-    const double needed = wait +
-                          prefill_seconds_.value * static_cast<double>(newcomer.prompt_tokens) +
-                          token_seconds_.value * static_cast<double>(newcomer.least_tokens - 1);
-    if (needed > *newcomer.seconds_left) {
-      return Refuse(Refusal::kDeadline, needed - *newcomer.seconds_left,
+    const double alone = prefill_seconds_.value * static_cast<double>(newcomer.prompt_tokens) +
+                         token_seconds_.value * static_cast<double>(newcomer.least_tokens - 1);
+    const double left = *newcomer.seconds_left;
+    if (alone > left) {  // another try is in vain
+      ++refused_[static_cast<int>(Refusal::kDeadline)];
+      return DeadlineExceeded(
+          "the deadline in {:.3f} s cannot be met: {:.3f} s are needed even if nobody is ahead",
+          left, alone);
+    }
+    if (wait + alone > left) {
+      return Refuse(Refusal::kDeadline, wait + alone - left,
                     fmt::format("the deadline in {:.3f} s cannot be met: {} requests are ahead, "
                                 "and {:.3f} s are needed",
-                                *newcomer.seconds_left, Ahead(newcomer), needed));
+                                left, Ahead(newcomer), wait + alone));
     }
   }
   return absl::OkStatus();

@@ -38,8 +38,8 @@ class Admission {
     int32_t priority = 0;
     int32_t outputs = 1;
     int64_t prompt_tokens = 0;
-    int64_t max_tokens = 1;              // of each output
-    int64_t least_tokens = 1;            // generated before it can end
+    int64_t max_tokens = 1;                   // of each output
+    int64_t least_tokens = 1;                 // generated before it can end
     std::optional<double> seconds_left = {};  // to its deadline
   };
   /// Where one output stands in line.
@@ -64,7 +64,8 @@ class Admission {
   enum class Refusal : uint8_t { kRequests, kTokens, kShare, kDeadline };
   static constexpr int kNumRefusals = 4;
 
-  /// RESOURCE_EXHAUSTED, with RetryAfter, when it may not wait; counts the refusal.
+  /// RESOURCE_EXHAUSTED, with RetryAfter, when it may not wait; DEADLINE_EXCEEDED for a deadline
+  /// that could not be met in an empty line either. Counts the refusal.
   absl::Status Check(const Newcomer& newcomer, const Load& load);
   /// Takes output `index` of a newcomer that passed Check.
   Place Enter(const Newcomer& newcomer, int32_t index);

@@ -108,7 +108,7 @@ class Engine {
   /// Checks the request and queues it. On error nothing was taken and the sink is never called.
   /// INVALID_ARGUMENT (a field, the prompt's length against the context), RESOURCE_EXHAUSTED (queue
   /// full, or a deadline that cannot be met; RetryAfter says when to try again: admission.h),
-  /// DEADLINE_EXCEEDED (already past), UNAVAILABLE (draining or dead).
+  /// DEADLINE_EXCEEDED (past, or too soon even for an empty queue), UNAVAILABLE (draining or dead).
   virtual absl::StatusOr<RequestHandle> Submit(Request request,
                                                std::shared_ptr<RequestSink> sink) = 0;
   /// Ends a request within one step with kCancelled; unknown or finished handles are ignored.

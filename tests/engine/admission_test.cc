@@ -191,7 +191,13 @@ TEST(Admission, RefusesADeadlineThatCannotBeMet) {
   hurried.seconds_left = 1.6;
   EXPECT_TRUE(admission.Check(hurried, full).ok());
   hurried.least_tokens = 3;  // two more at 0.1 s
-  EXPECT_FALSE(admission.Check(hurried, full).ok());
+  EXPECT_EQ(admission.Check(hurried, full).code(), absl::StatusCode::kResourceExhausted);
+  hurried.seconds_left = 1.1;
+  const absl::Status in_vain = admission.Check(hurried, full);
+  EXPECT_EQ(in_vain.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(in_vain.message(),
+            "the deadline in 1.100 s cannot be met: 1.200 s are needed even if nobody is ahead");
+  EXPECT_FALSE(RetryAfter(in_vain).has_value());
   // On an idle engine it may be quicker than under load ever before.
   EXPECT_TRUE(admission.Check(hurried, {}).ok());
 }

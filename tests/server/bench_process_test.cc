@@ -89,9 +89,12 @@ TEST_F(BenchCommand, TellsRefusalsAndDeadlinesApart) {
       server.grpc(), {"--num-prompts", "6", "--random-output-len", "20", "--retries", "1000"});
   EXPECT_EQ(again["runs"][0]["completed"], 6) << again;
   EXPECT_GT(again["runs"][0]["retries"], 0);
-  // None in time: that is a failure of the command, too.
+  // None in time: that is a failure of the command, too. A server that has served nothing yet takes
+  // any deadline.
+  ServerProcess fresh;
+  ASSERT_TRUE(fresh.ready()) << fresh.process().err();
   const Finished late =
-      RunQuantd({"bench", "serve", "--target", server.grpc(), "--max-concurrency", "1",
+      RunQuantd({"bench", "serve", "--target", fresh.grpc(), "--max-concurrency", "1",
                  "--num-prompts", "2", "--random-output-len", "380", "--timeout", "0.01"});
   EXPECT_EQ(late.code, 1);
   EXPECT_THAT(late.out, HasSubstr("DEADLINE_EXCEEDED 2"));
