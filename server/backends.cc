@@ -121,4 +121,10 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
                          options.name);
 }
 
+int64_t DriverBytes(const Backend& backend) {
+  if (backend.name() != "cuda") return 0;
+  const DeviceInfo info = backend.info();
+  return std::max<int64_t>(0, info.total_memory - info.free_memory - backend.memory().Total());
+}
+
 }  // namespace quantd

@@ -40,4 +40,9 @@ absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t 
 /// The backends of this build, fastest first, that an ordinary user may name.
 std::vector<std::string> BackendNames();
 
+/// What a GPU says is taken beside what the backend has booked: the driver's context, kernels that
+/// it has loaded, graphs, and what other processes hold there. 0 for backends in the host's memory,
+/// of which the process's share cannot be told so.
+int64_t DriverBytes(const Backend& backend);
+
 }  // namespace quantd

@@ -25,6 +25,7 @@ struct ServedModel {
   DType compute_dtype = DType::kBF16;
   DType kv_dtype = DType::kBF16;
   const MemoryPlan* plan = nullptr;               // null where nothing was planned
+  int64_t driver_bytes = 0;                       // DriverBytes, once it was loaded
   const ChatTemplate* chat_template = nullptr;    // null where the model has none that can be used
   const ServingStatistics* statistics = nullptr;  // null where nobody counts
 };
