@@ -17,6 +17,7 @@
 
 #include "engine/plan/bytes_text.h"
 #include "kernels/status.h"
+#include "server/backends.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
 #include "server/http/metrics.h"
@@ -96,6 +97,7 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const ServerConfig& config, Serving
   out->served = {config.served_model_name,  out->engine.get(),         out->opened.tokenizer.get(),
                  out->opened.backend.get(), out->opened.compute_dtype, kv_dtype};
   out->served.plan = &out->opened.plan;
+  out->served.driver_bytes = DriverBytes(*out->opened.backend);
   out->served.statistics = out->statistics.get();
   if (out->opened.chat_template.ok()) out->served.chat_template = out->opened.chat_template->get();
   return out;
@@ -134,6 +136,9 @@ void LogReady(const Loaded& loaded) {
                 "requests with messages are refused: {}", Message(chat));
   }
   LogMemory(loaded.opened.plan, loaded.opened.backend->memory());
+  if (loaded.served.driver_bytes > 0) {
+    spdlog::info("  {:<12} {:>12} {:>12}", "driver", "-", BytesText(loaded.served.driver_bytes));
+  }
   spdlog::info("effective profile {} ({}):", report.profile_name, report.profile_hash);
   LogLines(report.effective_profile);
 }
@@ -188,7 +193,8 @@ absl::Status Serve(const ServerConfig& config) {
       const Loaded* source = page_source.load(std::memory_order_acquire);
       if (source == nullptr) return Metrics::RenderLoading(serving.load_progress());
       return source->metrics->Render(source->engine->Stats(), grpc->counts(),
-                                     &source->opened.backend->memory(), &source->opened.plan);
+                                     &source->opened.backend->memory(), &source->opened.plan,
+                                     source->served.driver_bytes);
     };
     ASSIGN_OR_RETURN(http, HttpServer::Start(config.listen.http, serving, std::move(page)));
     spdlog::info("listening on {} (http)", http->address());

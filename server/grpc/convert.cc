@@ -323,6 +323,11 @@ v1::GetModelInfoResponse ToModelInfo(const ServedModel& model) {
       use->set_bytes(model.backend->memory().Bytes(component));
       if (model.plan != nullptr) use->set_planned_bytes(model.plan->of(component));
     }
+    if (model.driver_bytes > 0) {
+      v1::MemoryUse* use = out.add_memory();
+      use->set_component("driver");
+      use->set_bytes(model.driver_bytes);
+    }
   }
   v1::GenerationDefaults* d = out.mutable_defaults();
   d->set_temperature(defaults.temperature);

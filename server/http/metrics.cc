@@ -146,7 +146,8 @@ void Metrics::OnFinished(const Finished& f) {
 }
 
 std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
-                            const MemoryAccount* memory, const MemoryPlan* plan) const {
+                            const MemoryAccount* memory, const MemoryPlan* plan,
+                            int64_t driver_bytes) const {
   using prometheus::MetricType;
   std::vector<prometheus::ClientMetric::Label> labels;
   for (const auto& [name, value] : impl_->labels) labels.push_back({name, value});
@@ -262,6 +263,12 @@ std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
   if (memory != nullptr) {
     by_component("quantd_memory_bytes", "Bytes taken now, by component.",
                  [&](MemoryComponent c) { return memory->Bytes(c); });
+    if (driver_bytes > 0) {
+      auto of_driver = labels;
+      of_driver.push_back({"component", "driver"});
+      families.back().metric.push_back(
+          OneValue("", "", MetricType::Gauge, d(driver_bytes), of_driver).metric.front());
+    }
   }
   if (plan != nullptr) {
     by_component("quantd_memory_plan_bytes",

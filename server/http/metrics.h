@@ -39,9 +39,10 @@ class Metrics : public EngineObserver {
   void OnStep(int32_t tokens) override;
   void OnFinished(const Finished& finished) override;
 
-  /// The page, in Prometheus' text format. `memory` and `plan` may be null.
+  /// The page, in Prometheus' text format. `memory` and `plan` may be null. `driver_bytes`: booked
+  /// by nobody, a component of its own where there are any.
   std::string Render(const EngineStats& stats, const CallCounts& calls, const MemoryAccount* memory,
-                     const MemoryPlan* plan) const;
+                     const MemoryPlan* plan, int64_t driver_bytes = 0) const;
   /// The page of a server that is still loading.
   static std::string RenderLoading(double progress);
 

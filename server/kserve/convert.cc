@@ -12,7 +12,6 @@ namespace quantd::kserve {
 namespace {
 
 constexpr char kPlatform[] = "quantd";
-constexpr size_t kMaxIdBytes = 256;
 
 // An input that sets an option of sampling of another name, or of the same.
 struct OptionInput {

@@ -14,6 +14,7 @@
 namespace quantd::kserve {
 
 inline constexpr char kModelVersion[] = "1";
+inline constexpr size_t kMaxIdBytes = 256;
 
 /// The same model, published a second time as one that answers every request once: perf_analyzer
 /// sends ModelInfer to no model that is said to stream.

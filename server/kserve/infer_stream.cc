@@ -12,8 +12,6 @@
 namespace quantd::kserve {
 namespace {
 
-constexpr size_t kMaxIdBytes = 256;
-
 bool ErrorsEndCall(const grpc::CallbackServerContext& context) {
   const auto found = context.client_metadata().find("triton_grpc_error");
   return found != context.client_metadata().end() && found->second == "true";

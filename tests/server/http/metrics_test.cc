@@ -47,7 +47,7 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
   calls.live = 6;
   calls.unauthenticated = 2;
   calls.by_key = {{"team-a", 5, 1, 700, 2}};
-  const std::string page = metrics.Render(stats, calls, &memory, &plan);
+  const std::string page = metrics.Render(stats, calls, &memory, &plan, 77);
   const std::string labels = "{model_name=\"m\",profile=\"nf4-dq\"}";
   for (const std::string& line : {
            "quantd_num_requests_running" + labels + " 2",
@@ -70,6 +70,8 @@ TEST(Metrics, PageHasCountersGaugesAndHistogramsWithLabels) {
            std::string("# TYPE quantd_time_to_first_token_seconds histogram"),
            std::string("quantd_memory_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
                        "\"weights\"} 123"),
+           std::string("quantd_memory_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
+                       "\"driver\"} 77"),
            std::string("quantd_memory_plan_bytes{model_name=\"m\",profile=\"nf4-dq\",component="
                        "\"kv_cache\"} 4096"),
            std::string("quantd_time_to_first_token_seconds_bucket{model_name=\"m\",profile=\"nf4-"
