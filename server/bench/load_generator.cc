@@ -67,7 +67,8 @@ class RunState {
   std::vector<Ended> ended_;
 };
 
-// One attempt of a request. Deletes itself when gRPC is done with it.
+// One attempt of a request. Deletes itself when gRPC is done with it. gRPC's threads call it one at
+// a time; the mutex says so to ThreadSanitizer, which does not see into gRPC.
 class StreamCall : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
  public:
   StreamCall(RunState* run, size_t index, RequestRecord* record, v1::GenerateRequest request)
@@ -80,6 +81,7 @@ class StreamCall : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
                             std::chrono::duration_cast<std::chrono::system_clock::duration>(
                                 std::chrono::duration<double>(left)));
     }
+    { const std::lock_guard lock(mutex_); }  // not held below: gRPC may react at once
     stub.async()->GenerateStream(&context_, &request_, this);
     StartRead(&response_);
     StartCall();
@@ -87,6 +89,21 @@ class StreamCall : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
+    TakeResponse();
+    StartRead(&response_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const auto [run, ended] = Finish(status);
+    delete this;
+    run->Done(ended);
+  }
+
+ private:
+  ~StreamCall() override = default;
+
+  void TakeResponse() {
+    const std::lock_guard lock(mutex_);
     const double now = run_->Now();
     if (response_.token_ids_size() > 0) {
       RequestRecord& r = *record_;
@@ -103,21 +120,15 @@ class StreamCall : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
       record_->prompt_tokens = response_.usage().prompt_tokens();
       record_->cached_tokens = response_.usage().cached_tokens();
     }
-    StartRead(&response_);
   }
 
-  void OnDone(const grpc::Status& status) override {
+  std::pair<RunState*, RunState::Ended> Finish(const grpc::Status& status) {
+    const std::lock_guard lock(mutex_);
     record_->end = run_->Now();
     record_->code = static_cast<absl::StatusCode>(status.error_code());
     record_->message = status.error_message();
-    RunState* const run = run_;
-    const RunState::Ended ended{index_, Pushback()};
-    delete this;
-    run->Done(ended);
+    return {run_, {index_, Pushback()}};
   }
-
- private:
-  ~StreamCall() override = default;
 
   double Pushback() const {
     const auto& metadata = context_.GetServerTrailingMetadata();
@@ -128,6 +139,7 @@ class StreamCall : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
     return milliseconds < 0 ? -1.0 : static_cast<double>(milliseconds) * 1e-3;
   }
 
+  std::mutex mutex_;
   RunState* const run_;
   const size_t index_;
   RequestRecord* const record_;

@@ -80,24 +80,24 @@ TEST_F(BenchCommand, TellsRefusalsAndDeadlinesApart) {
   ServerProcess server(
       {"limits.max_queued_requests=1", "scheduler.max_num_seqs=1", "limits.retry_pushback_ms=20"});
   ASSERT_TRUE(server.ready()) << server.process().err();
-  const json report = Measure(server.grpc(), {"--num-prompts", "12", "--random-output-len", "100"});
+  const json report = Measure(server.grpc(), {"--num-prompts", "12", "--random-output-len", "50"});
   const json& run = report["runs"][0];  // all at once
   EXPECT_GT(run["refused"]["RESOURCE_EXHAUSTED"], 0);
   EXPECT_EQ(run["completed"].get<int>() + run["refused"]["RESOURCE_EXHAUSTED"].get<int>(), 12);
   EXPECT_TRUE(run["failed"].empty());
   const json again = Measure(
-      server.grpc(), {"--num-prompts", "6", "--random-output-len", "20", "--retries", "1000"});
-  EXPECT_EQ(again["runs"][0]["completed"], 6) << again;
+      server.grpc(), {"--num-prompts", "5", "--random-output-len", "8", "--retries", "1000"});
+  EXPECT_EQ(again["runs"][0]["completed"], 5) << again;
   EXPECT_GT(again["runs"][0]["retries"], 0);
   // None in time: that is a failure of the command, too. A server that has served nothing yet takes
   // any deadline.
   ServerProcess fresh;
   ASSERT_TRUE(fresh.ready()) << fresh.process().err();
-  const Finished late =
-      RunQuantd({"bench", "serve", "--target", fresh.grpc(), "--max-concurrency", "1",
-                 "--num-prompts", "2", "--random-output-len", "380", "--timeout", "0.01"});
+  const Finished late = RunQuantd({"bench", "serve", "--target", fresh.grpc(), "--max-concurrency",
+                                   "1", "--num-prompts", "1", "--random-output-len", "380",
+                                   "--timeout", "0.01", "--warmup", "0"});
   EXPECT_EQ(late.code, 1);
-  EXPECT_THAT(late.out, HasSubstr("DEADLINE_EXCEEDED 2"));
+  EXPECT_THAT(late.out, HasSubstr("DEADLINE_EXCEEDED 1"));
   EXPECT_THAT(late.err, HasSubstr("no request completed"));
 }
 
