@@ -82,7 +82,7 @@ absl::Status ResultFile::Put(const std::string& item, nlohmann::json value) {
 absl::Status ResultFile::Write() const {
   const std::filesystem::path part = path_.string() + ".part";
   std::ofstream out(part);
-  out << root_.dump(1) << "\n";
+  out << root_.dump(0) << "\n";
   out.close();
   std::error_code error;
   if (out) std::filesystem::rename(part, path_, error);

@@ -32,7 +32,7 @@ class ResultFile:
 
     def save(self):
         part = self.path.with_suffix(".json.part")
-        part.write_text(json.dumps(self.root, indent=1, sort_keys=True) + "\n")
+        part.write_text(json.dumps(self.root, indent=0, sort_keys=True) + "\n")
         part.rename(self.path)
 
 
