@@ -41,23 +41,24 @@ def setup(tools):
         run(sys.executable, "-m", "venv", tools / "venv")
         run(tools / "venv/bin/pip", "install", "-q", *PACKAGES)
     pip = tools / "venv/bin/pip"
-    if not (tools / "perf_analyzer").exists():
+    if not (tools / "bin/perf_analyzer").exists():
         run(pip, "download", "-q", "--no-deps", f"tritonclient=={PERF_ANALYZER_WHEEL}", "-d", tools / "wheels")
+        (tools / "bin").mkdir(exist_ok=True)
         with zipfile.ZipFile(next((tools / "wheels").glob("tritonclient-*.whl"))) as wheel:
             name = next(n for n in wheel.namelist() if n.endswith("/bin/perf_analyzer"))
-            (tools / "perf_analyzer").write_bytes(wheel.read(name))
-        (tools / "perf_analyzer").chmod(0o755)
-    if not (tools / "cudart").exists():
-        run(pip, "install", "-q", "--no-deps", "--target", tools / "cudart", CUDA_RUNTIME)
+            (tools / "bin/perf_analyzer").write_bytes(wheel.read(name))
+        (tools / "bin/perf_analyzer").chmod(0o755)
+    if not (tools / "cuda").exists():
+        run(pip, "install", "-q", "--no-deps", "--target", tools / "cuda", CUDA_RUNTIME)
     if not (tools / "libb64").exists():
         run("apt-get", "download", "-q", "libb64-0d", cwd=tools)
         run("dpkg", "-x", next(tools.glob("libb64-0d_*.deb")), tools / "libb64")
 
 
 def environment(tools):
-    libraries = [tools / "cudart/nvidia/cuda_runtime/lib", *tools.glob("libb64/usr/lib/*")]
+    libraries = [tools / "cuda/nvidia/cuda_runtime/lib", *tools.glob("libb64/usr/lib/*")]
     return dict(os.environ, LD_LIBRARY_PATH=":".join(str(p.resolve()) for p in libraries),
-                PATH=f"{tools.resolve()}:{(tools / 'venv/bin').resolve()}:{os.environ['PATH']}", HF_HUB_OFFLINE="1")
+                PATH=f"{tools.resolve()}/bin:{(tools / 'venv/bin').resolve()}:{os.environ['PATH']}", HF_HUB_OFFLINE="1")
 
 
 @contextlib.contextmanager
@@ -279,11 +280,10 @@ def perf_analyzer(tools, address, title, model, data, *flags):
 def genai_perf(tools, address, backend):
     artifacts = tools / f"artifacts-{backend}"
     shutil.rmtree(artifacts, ignore_errors=True)
-    command = ["genai-perf", "profile", "-m", MODEL, "--endpoint-type", "kserve", "--backend", backend, "--streaming",
-               "-u", address, "--tokenizer", ROOT / "demo/model", "--isl", ISL, "--osl", OSL,
-               "--output-tokens-mean-deterministic", "--concurrency", "2", "--request-count", "20", "--num-prompts", "10",
-               "--artifact-dir", artifacts]
-    done = subprocess.run([str(c) for c in command], env=environment(tools), capture_output=True, text=True, timeout=400)
+    command = [ROOT / "deploy/loadtest/genai_perf.sh", address, MODEL, ROOT / "demo/model", 2, 20, ISL, OSL]
+    settings = dict(environment(tools), GENAI_PERF_TOOLS=str(tools.resolve()), GENAI_PERF_BACKEND=backend,
+                    GENAI_PERF_ARTIFACTS=str(artifacts.resolve()))
+    done = subprocess.run([str(c) for c in command], env=settings, capture_output=True, text=True, timeout=400)
     reports = [*artifacts.rglob("*_genai_perf.json")]
     assert done.returncode == 0 and reports, f"genai-perf {backend}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     report = json.loads(reports[0].read_text())

@@ -1,4 +1,4 @@
-"""Runs deploy/loadtest/locustfile.py against a real server for some seconds: no request fails.
+"""Runs deploy/loadtest/locustfile.py against a real server for some seconds, bare and with TLS and an API key: no request fails.
 
     build/venv/bin/python tests/loadtest/locust_test.py --quantd build/release/quantd
 
@@ -7,6 +7,7 @@ Needs locust and grpcio-tools in the Python that runs it.
 import argparse
 import csv
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,27 @@ def main():
     parser.add_argument("--quantd", required=True)
     parser.add_argument("--seconds", type=int, default=8)
     args = parser.parse_args()
-    server = Server(str(pathlib.Path(args.quantd).resolve()))
+    args.quantd = str(pathlib.Path(args.quantd).resolve())
+    load(args, "bare", [], [])
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", "/CN=quantd", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{folder}/tls.key",
+                        "-out", f"{folder}/tls.crt"], check=True, capture_output=True)
+        made = subprocess.run([args.quantd, "keys", "new", "locust"], check=True, capture_output=True, text=True)
+        pathlib.Path(folder, "keys.yaml").write_text("keys:\n" + made.stdout)
+        load(args, "TLS and a key",
+             [f"tls.certificate={folder}/tls.crt", f"tls.key={folder}/tls.key", f"security.api_keys={folder}/keys.yaml"],
+             ["--grpc-tls-ca", f"{folder}/tls.crt", "--api-key", re.search(r"qd_\S+", made.stderr).group()])
+
+
+def load(args, title, settings, flags):
+    server = Server(args.quantd, settings)
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = subprocess.run(
                 [sys.executable, "-m", "locust", "-f", str(ROOT / "deploy/loadtest/locustfile.py"), "--host", server.address,
                  "--headless", "--users", "6", "--spawn-rate", "6", "--run-time", f"{args.seconds}s", "--stop-timeout", "60",
-                 "--prompt-tokens", "16", "--max-tokens", "16", "--think-time", "0.1", "--only-summary", "--csv", f"{folder}/r"],
+                 "--prompt-tokens", "16", "--max-tokens", "16", "--think-time", "0.1", "--only-summary", "--csv", f"{folder}/r", *flags],
                 capture_output=True, text=True, timeout=args.seconds + 120)
             assert run.returncode == 0, run.stdout + run.stderr
             rows = {r["Name"]: r for r in csv.DictReader(open(f"{folder}/r_stats.csv"))}
@@ -38,7 +53,7 @@ def main():
     assert int(answers["Request Count"]) >= 6 and answers["Request Count"] == first["Request Count"], rows
     assert int(answers["Failure Count"]) == 0 and int(first["Failure Count"]) == 0, rows
     assert float(answers["Average Content Size"]) == 16, rows
-    print(f"locust: {answers['Request Count']} answers, 0 failures; first token {float(first['Median Response Time']):.0f} ms, "
+    print(f"locust, {title}: {answers['Request Count']} answers, 0 failures; first token {float(first['Median Response Time']):.0f} ms, "
           f"answer {float(answers['Median Response Time']):.0f} ms (medians)")
 
 
