@@ -177,7 +177,8 @@ std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
           s.prefix_cache_queries);
   counter("prefix_cache_hits_total", "Tokens found in the prefix cache.", s.prefix_cache_hits);
   counter("num_preemptions_total", "Requests put back for want of KV blocks.", s.preemptions);
-  counter("prompt_tokens_total", "Prompt tokens computed.", s.prompt_tokens);
+  counter("prompt_tokens_total", "Tokens of prompts that were begun with, cached ones included.",
+          s.prompt_tokens);
   counter("generation_tokens_total", "Tokens generated.", s.generation_tokens);
   counter("spec_decode_num_draft_tokens_total", "Tokens guessed by prompt lookup.", s.draft_tokens);
   counter("spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.",
