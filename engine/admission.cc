@@ -11,8 +11,8 @@ namespace quantd {
 namespace {
 
 constexpr char kRetryAfter[] = "quantd/retry_after_seconds";
-constexpr int64_t kFewest = 8;   // served requests before their times say anything
-constexpr int64_t kMemory = 32;  // of which a mean is about
+constexpr size_t kFewest = 8;   // served requests before their times say anything
+constexpr size_t kMemory = 32;  // of them, what is remembered
 
 }  // namespace
 
@@ -27,11 +27,6 @@ std::optional<double> RetryAfter(const absl::Status& status) {
   return std::stod(std::string(*payload));
 }
 
-void Admission::Mean::Add(double sample) {
-  ++seen;
-  value += (sample - value) / static_cast<double>(std::min(seen, kMemory));
-}
-
 absl::Status Admission::Refuse(Refusal why, double retry_seconds, const std::string& message) {
   ++refused_[static_cast<int>(why)];
   return WithRetryAfter(absl::ResourceExhaustedError(message), retry_seconds);
@@ -41,9 +36,12 @@ absl::Status Admission::Check(const Newcomer& newcomer, const Load& load) {
   // Whoever finds the queue full should find half of it gone the next time.
   const double half = DepartureSeconds(waiting_ / 2 + newcomer.outputs, load);
   if (waiting_ + newcomer.outputs > options_.max_queued_requests) {
+    const std::string outputs =
+        newcomer.outputs == 1 ? ""
+                              : fmt::format(", and {} outputs need a place each", newcomer.outputs);
     return Refuse(Refusal::kRequests, half,
-                  fmt::format("{} requests are waiting, allowed: {}",
-                              waiting_ + newcomer.outputs - 1, options_.max_queued_requests));
+                  fmt::format("{} requests are waiting{}, allowed: {}", waiting_, outputs,
+                              options_.max_queued_requests));
   }
   if (options_.max_queued_tokens > 0 && waiting_ > 0 &&
       waiting_tokens_ + newcomer.prompt_tokens > options_.max_queued_tokens) {
@@ -52,21 +50,24 @@ absl::Status Admission::Check(const Newcomer& newcomer, const Load& load) {
                               "allowed: {}",
                               waiting_tokens_, newcomer.prompt_tokens, options_.max_queued_tokens));
   }
-  if (const auto tenant = tenants_.find(newcomer.tenant);
-      !newcomer.tenant.empty() && tenant != tenants_.end() && tenant->second.waiting > 0) {
+  if (!newcomer.tenant.empty()) {
+    const auto found = tenants_.find(newcomer.tenant);
+    const int64_t own = found == tenants_.end() ? 0 : found->second.waiting;
     const int64_t free = options_.max_queued_requests - waiting_;
-    if (tenant->second.waiting + newcomer.outputs > free) {
+    // As many as are left for others afterwards; who has none may take one that is left.
+    const bool first = own == 0 && newcomer.outputs == 1;
+    if (!first && own + 2 * newcomer.outputs - 1 > free) {
       return Refuse(Refusal::kShare, half,
                     fmt::format("{} requests of {} are waiting and {} places are left, allowed: no "
                                 "more than are left for others",
-                                tenant->second.waiting, newcomer.tenant, free));
+                                own, newcomer.tenant, free));
     }
   }
   const bool idle = waiting_ == 0 && load.running == 0;
-  if (newcomer.seconds_left.has_value() && !idle && service_seconds_.seen >= kFewest) {
+  if (newcomer.seconds_left.has_value() && !idle && served_.size() >= kFewest) {
     const double wait = ExpectedWait(newcomer, load);
-    const double alone = prefill_seconds_.value * static_cast<double>(newcomer.prompt_tokens) +
-                         token_seconds_.value * static_cast<double>(newcomer.least_tokens - 1);
+    const double alone = PrefillSeconds(newcomer.prompt_tokens) +
+                         TokenSeconds() * static_cast<double>(newcomer.least_tokens - 1);
     const double left = *newcomer.seconds_left;
     if (alone > left) {  // another try is in vain
       ++refused_[static_cast<int>(Refusal::kDeadline)];
@@ -91,14 +92,14 @@ Admission::Place Admission::Enter(const Newcomer& newcomer, int32_t index) {
   const int64_t prompt_tokens = index == 0 ? newcomer.prompt_tokens : 0;
   // Most end long before max_tokens; what they usually come to is what they are charged.
   double completion = static_cast<double>(newcomer.max_tokens);
-  if (completion_tokens_.seen >= kFewest) {
-    completion = std::min(completion, std::max(1.0, completion_tokens_.value));
-  }
+  if (served_.size() >= kFewest) completion = std::min(completion, std::max(1.0, MeanCompletion()));
   Place place = {.tenant = newcomer.tenant,
                  .priority = newcomer.priority,
                  .prompt_tokens = prompt_tokens,
-                 .tag = std::max(virtual_time_, tenant.next_tag)};
-  tenant.next_tag = place.tag + (static_cast<double>(prompt_tokens) + completion) / tenant.weight;
+                 .tag = std::max({virtual_time_, tenant.next_tag, tenant.last_tag}),
+                 .charged = static_cast<double>(prompt_tokens) + completion};
+  tenant.last_tag = place.tag;
+  tenant.next_tag = std::max(virtual_time_, tenant.next_tag) + place.charged / tenant.weight;
   ++tenant.waiting;
   ++tenant.waiting_by_priority[newcomer.priority];
   ++waiting_;
@@ -114,23 +115,65 @@ void Admission::Leave(const Place& place, bool to_run) {
   if (--line->second == 0) tenant.waiting_by_priority.erase(line);
   --waiting_;
   waiting_tokens_ -= place.prompt_tokens;
-  if (to_run) virtual_time_ = std::max(virtual_time_, place.tag);
+  if (to_run) {
+    virtual_time_ = std::max(virtual_time_, place.tag);
+  } else {
+    Charge(place, -place.charged);
+  }
   // One whose share is used up to now, or less, is like one that was never here.
   std::erase_if(tenants_, [this](const auto& entry) {
     return entry.second.waiting == 0 && entry.second.next_tag <= virtual_time_;
   });
 }
 
-void Admission::Note(const Served& served) {
-  service_seconds_.Add(served.prefill_seconds + served.decode_seconds);
-  completion_tokens_.Add(static_cast<double>(served.completion_tokens));
-  if (served.computed_prompt_tokens > 0 && served.completion_tokens > 0) {
-    prefill_seconds_.Add(served.prefill_seconds /
-                         static_cast<double>(served.computed_prompt_tokens));
+void Admission::Charge(const Place& place, double tokens) {
+  // One who has left and was forgotten stands where everybody stands.
+  Tenant& tenant =
+      tenants_
+          .try_emplace(place.tenant, Tenant{.next_tag = virtual_time_, .last_tag = virtual_time_})
+          .first->second;
+  tenant.next_tag += tokens / tenant.weight;
+}
+
+void Admission::Note(const Place& place, const Served& served) {
+  Charge(place, static_cast<double>(served.computed_prompt_tokens + served.completion_tokens) -
+                    place.charged);
+  served_.push_back(served);
+  if (served_.size() > kMemory) served_.pop_front();
+}
+
+double Admission::ServiceSeconds() const {
+  double sum = 0;
+  for (const Served& s : served_) sum += s.prefill_seconds + s.decode_seconds;
+  return served_.empty() ? 0 : sum / static_cast<double>(served_.size());
+}
+
+double Admission::PrefillSeconds(int64_t prompt_tokens) const {
+  double seconds = 0, tokens = 0, all = 0;
+  for (const Served& s : served_) {
+    all += s.prefill_seconds;
+    if (2 * s.computed_prompt_tokens < prompt_tokens) continue;
+    seconds += s.prefill_seconds;
+    tokens += static_cast<double>(s.computed_prompt_tokens);
   }
-  if (served.completion_tokens > 1) {
-    token_seconds_.Add(served.decode_seconds / static_cast<double>(served.completion_tokens - 1));
+  if (tokens > 0) return seconds / tokens * static_cast<double>(prompt_tokens);
+  return served_.empty() ? 0 : all / static_cast<double>(served_.size());
+}
+
+double Admission::TokenSeconds() const {
+  double seconds = 0;
+  int64_t gaps = 0;
+  for (const Served& s : served_) {
+    seconds += s.decode_seconds;
+    gaps += std::max<int64_t>(s.completion_tokens - 1, 0);
   }
+  return gaps == 0 ? 0 : seconds / static_cast<double>(gaps);
+}
+
+double Admission::MeanCompletion() const {
+  double sum = 0;
+  for (const Served& s : served_) sum += static_cast<double>(s.completion_tokens);
+  return served_.empty() ? 0 : sum / static_cast<double>(served_.size());
 }
 
 int64_t Admission::Ahead(const Newcomer& newcomer) const {
@@ -157,9 +200,10 @@ int64_t Admission::Ahead(const Newcomer& newcomer) const {
 }
 
 double Admission::DepartureSeconds(int64_t departures, const Load& load) const {
-  if (departures <= 0 || service_seconds_.seen < kFewest) return 0;
-  return static_cast<double>(departures) * service_seconds_.value /
-         static_cast<double>(std::max(load.running, 1));
+  if (departures <= 0 || served_.size() < kFewest) return 0;
+  // As many leave at a time as run: all places, unless it could not fill them.
+  const int32_t running = load.full ? std::max(load.running, 1) : options_.max_num_seqs;
+  return static_cast<double>(departures) * ServiceSeconds() / static_cast<double>(running);
 }
 
 double Admission::ExpectedWait(const Newcomer& newcomer, const Load& load) const {

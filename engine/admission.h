@@ -3,8 +3,10 @@
 // The queue is bounded by requests and by tokens of their prompts. Tenants (API keys, say) share
 // it: each request gets a tag in virtual time, counted in tokens over the tenant's weight
 // (start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996), and requests of equal priority
-// run in the order of their tags. With one tenant that is the order of arrival. A tenant with a
-// name may fill at most as many places as it leaves free, so that there is always room for another.
+// run in the order of their tags. What a request will take is guessed when it comes, and put right
+// in the tenant's next tag when it has ended. With one tenant the order is that of arrival. A
+// tenant with a name may fill at most as many places as it leaves free, so that there is always
+// room for another.
 //
 // What requests took so far says when a newcomer would get its first token: those ahead of it leave
 // one by one, so many at once as run. One that would be too late is refused when it arrives,
@@ -14,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -47,12 +50,13 @@ class Admission {
     std::string tenant;
     int32_t priority = 0;
     int64_t prompt_tokens = 0;
-    double tag = 0;  // of requests of equal priority the smaller one runs first
+    double tag = 0;      // of requests of equal priority the smaller one runs first
+    double charged = 0;  // tokens that it was guessed to take
   };
   /// How the engine stands after its last step.
   struct Load {
     int32_t running = 0;
-    bool full = false;  // somebody waits whom it could not take
+    bool full = false;  // when it last took what it could, somebody was left
   };
   /// What one output took.
   struct Served {
@@ -69,9 +73,10 @@ class Admission {
   absl::Status Check(const Newcomer& newcomer, const Load& load);
   /// Takes output `index` of a newcomer that passed Check.
   Place Enter(const Newcomer& newcomer, int32_t index);
-  /// An output has left the line, to run or not.
+  /// An output has left the line, to run or not: then it took nothing.
   void Leave(const Place& place, bool to_run);
-  void Note(const Served& served);
+  /// One that ran has ended.
+  void Note(const Place& place, const Served& served);
 
   /// Until a newcomer is begun with, in seconds; 0 before enough requests were served to say.
   double ExpectedWait(const Newcomer& newcomer, const Load& load) const;
@@ -86,15 +91,18 @@ class Admission {
   struct Tenant {
     double weight = 1;
     double next_tag = 0;
+    double last_tag = 0;  // given: its requests keep their order whatever they turn out to take
     int64_t waiting = 0;
-    std::map<int32_t, int64_t> waiting_by_priority;
+    std::map<int32_t, int64_t> waiting_by_priority = {};
   };
-  // A mean of what was seen, in which the last few dozen count most.
-  struct Mean {
-    double value = 0;
-    int64_t seen = 0;
-    void Add(double sample);
-  };
+  // Adds `tokens` to what the tenant of `place` has had.
+  void Charge(const Place& place, double tokens);
+  // From what the last few dozen requests took. A prompt: as long a token as prompts took that were
+  // no less than half as long; longer ones than any before take at least as long as those did.
+  double ServiceSeconds() const;
+  double PrefillSeconds(int64_t prompt_tokens) const;
+  double TokenSeconds() const;
+  double MeanCompletion() const;
 
   absl::Status Refuse(Refusal why, double retry_seconds, const std::string& message);
   // Until `departures` of the running ones have ended.
@@ -106,10 +114,7 @@ class Admission {
   int64_t waiting_ = 0;
   int64_t waiting_tokens_ = 0;
   int64_t refused_[kNumRefusals] = {};
-  Mean service_seconds_;  // of an output, from its first step to its end
-  Mean prefill_seconds_;  // of a token of the prompt
-  Mean token_seconds_;    // between two tokens
-  Mean completion_tokens_;
+  std::deque<Served> served_;  // the last ones
 };
 
 /// `status` with the time after which another try makes sense, and that time.

@@ -304,8 +304,6 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
   }
   ASSIGN_OR_RETURN(const auto bad_words, BadWords(request.sampling));
   const int32_t n = request.sampling.n;
-  std::vector<std::unique_ptr<LiveRequest>> outputs;
-  for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, bad_words, sink));
   const SamplingParams& sampling = request.sampling;
   Admission::Newcomer newcomer = {
       .tenant = request.tenant,
@@ -318,12 +316,22 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
           EndsOnlyAtMaxTokens(sampling) ? sampling.max_tokens : std::max(sampling.min_tokens, 1),
   };
   if (request.deadline.has_value()) newcomer.seconds_left = Seconds(*request.deadline - now);
+  // Before anything is made of it, and again when it is: meanwhile others may have come.
+  const auto check = [&]() -> absl::Status {
+    if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
+    if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
+    return admission_.Check(newcomer, load_);
+  };
+  {
+    std::lock_guard lock(mutex_);
+    RETURN_IF_ERROR(check());
+  }
+  std::vector<std::unique_ptr<LiveRequest>> outputs;
+  for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, bad_words, sink));
   RequestHandle handle = 0;
   {
     std::lock_guard lock(mutex_);
-    if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
-    if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
-    RETURN_IF_ERROR(admission_.Check(newcomer, load_));
+    RETURN_IF_ERROR(check());
     handle = last_handle_ + 1;
     const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : seeds_();
     for (std::unique_ptr<LiveRequest>& live : outputs) {

@@ -39,7 +39,7 @@ struct LiveRequest final : Sequence {
   LogitControl control;
   int32_t max_drafts = 0;                // of a step
   int32_t prompt_logprobs_known = 0;     // tokens of the prompt whose logprobs were reported
-  Admission::Place place;                // in line, until first scheduled
+  Admission::Place place;                // in line, and what it was charged there
   std::shared_ptr<RequestSink> sink;     // dropped with the last update
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   bool seeks_stop_strings = false;       // `decoder` looks for them
@@ -184,8 +184,9 @@ class EngineImpl final : public Engine {
   EngineStats counts_;  // the running totals among stats_
   // Since the last Flush.
   std::vector<std::pair<Admission::Place, bool>> left_line_;  // to run, or not
-  std::vector<Admission::Served> served_;
+  std::vector<std::pair<Admission::Place, Admission::Served>> served_;
   int64_t ended_ = 0;
+  bool left_waiting_ = false;  // the last step could not take everybody
 
   std::thread thread_;  // last: starts when all else is there
 };

@@ -181,14 +181,16 @@ void EngineImpl::Finish(LiveRequest& request, FinishReason reason, absl::Status 
   ++ended_;
   const Clock::time_point now = Clock::now();
   if (!request.first_scheduled.has_value()) {
-    left_line_.emplace_back(std::move(request.place), false);
+    left_line_.emplace_back(request.place, false);
   } else if (request.first_token.has_value()) {
-    served_.push_back({
-        .computed_prompt_tokens = request.prompt_size - request.cached_tokens,
-        .completion_tokens = request.completion_tokens,
-        .prefill_seconds = Seconds(*request.first_token - *request.first_scheduled),
-        .decode_seconds = Seconds(now - *request.first_token),
-    });
+    served_.emplace_back(
+        request.place,
+        Admission::Served{
+            .computed_prompt_tokens = request.prompt_size - request.cached_tokens,
+            .completion_tokens = request.completion_tokens,
+            .prefill_seconds = Seconds(*request.first_token - *request.first_scheduled),
+            .decode_seconds = Seconds(now - *request.first_token),
+        });
   }
   if (observer_ != nullptr) {
     EngineObserver::Finished finished;
@@ -226,8 +228,8 @@ void EngineImpl::Flush() {
     std::lock_guard lock(mutex_);
     stats_ = stats;
     for (const auto& [place, to_run] : left_line_) admission_.Leave(place, to_run);
-    for (const Admission::Served& served : served_) admission_.Note(served);
-    load_ = {.running = scheduler_.num_running(), .full = scheduler_.num_waiting() > 0};
+    for (const auto& [place, served] : served_) admission_.Note(place, served);
+    load_ = {.running = scheduler_.num_running(), .full = left_waiting_};
   }
   left_line_.clear();
   served_.clear();

@@ -118,6 +118,7 @@ bool EngineImpl::Step() {
   const int slot = next_slot_;
   ProposeDrafts();
   scheduler_.Next(&plans_[slot]);
+  left_waiting_ = scheduler_.num_waiting() > 0;
   const bool launched = !plans_[slot].entries.empty();
   if (launched) Launch(slot);
 
@@ -185,7 +186,7 @@ void EngineImpl::Launch(int slot) {
     if (!r.first_scheduled.has_value()) {
       r.first_scheduled = now;
       counts_.prompt_tokens += r.prompt_size;
-      left_line_.emplace_back(std::move(r.place), true);
+      left_line_.emplace_back(r.place, true);
     }
     for (int32_t row = 0; row < entry.num_logits; ++row) {
       FillParams(entry, row, &params[static_cast<size_t>(entry.logit_row + row)]);

@@ -7,6 +7,7 @@
 #include <spdlog/formatter.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -49,13 +50,37 @@ class JsonFormatter : public spdlog::formatter {
   }
 };
 
+// What a client wrote must not look like another line, or speak to a terminal: as JSON in ASCII,
+// without its quotes.
+std::string OnOneLine(const std::string& text) {
+  const auto plain = [](char c) { return c >= ' ' && c <= '~'; };
+  if (std::all_of(text.begin(), text.end(), plain)) return text;
+  const std::string escaped =
+      nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  std::string out;
+  for (const char c : escaped.substr(1, escaped.size() - 2)) {
+    if (plain(c)) {
+      out += c;
+    } else {
+      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
+std::string ErrorForLog(const absl::Status& status, bool prompts) {
+  const std::string message = status.ok() ? "" : Message(status);
+  if (prompts || status.code() != absl::StatusCode::kInvalidArgument) return message;
+  return message.substr(0, message.find(':'));
+}
+
 std::string ToText(const RequestLine& line) {
-  std::string text = fmt::format("request {}", line.id);
+  std::string text = fmt::format("request {}", OnOneLine(line.id));
   if (!line.caller.empty()) text += fmt::format(" of {}", line.caller);
   text += fmt::format(": {}", line.status);
-  if (!line.error.empty()) text += fmt::format(" ({})", line.error);
+  if (!line.error.empty()) text += fmt::format(" ({})", OnOneLine(line.error));
   text += fmt::format(", {} + {} tokens", line.prompt_tokens, line.completion_tokens);
   if (line.cached_tokens > 0) text += fmt::format(", {} cached", line.cached_tokens);
   if (!line.finish_reason.empty()) text += fmt::format(", {}", line.finish_reason);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
+
 namespace quantd {
 
 /// One request that has ended.
@@ -26,6 +28,9 @@ struct RequestLine {
   std::string output = {};
 };
 
+/// What the log says of an error: of a request that is invalid only what is wrong, not the value,
+/// which is the client's text, unless `prompts`. Empty for OK.
+std::string ErrorForLog(const absl::Status& status, bool prompts);
 /// Logs it at level info.
 void LogRequest(const RequestLine& line);
 /// The line as text: "request r1: OK, 5 + 16 tokens, ..." and as a JSON object's members.

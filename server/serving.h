@@ -42,6 +42,7 @@ struct CallCounts {
   int64_t live = 0;             // that generate and are not done
   int64_t unauthenticated = 0;  // turned away without a known key
   int64_t forbidden = 0;        // turned away with one that is not for the model or the method
+  int64_t refused_texts = 0;    // too many were waiting to be tokenized
   std::vector<OfKey> by_key;
 };
 

@@ -80,11 +80,26 @@ class Validator {
       findings_.Add(kError, "security.api_keys", KeyRing::Load(config_.security.api_keys).status(),
                     "`quantd keys list FILE` checks it, `quantd keys new NAME` makes an entry");
     }
-    std::string host;
-    int port = 0;
-    if (!ParseAddress(config_.listen.grpc, &host, &port).ok()) return;  // noted by ReadConfig
-    const bool local = host.starts_with("127.") || host == "localhost" || host == "::1";
-    if (!local && config_.security.api_keys.empty() && config_.tls.client_ca.empty()) {
+    const auto open = [](const std::string& address) {
+      std::string host;
+      int port = 0;
+      if (!ParseAddress(address, &host, &port).ok()) return false;  // noted by ReadConfig, or none
+      return !host.starts_with("127.") && host != "localhost" && host != "::1";
+    };
+    if (open(config_.listen.admin) && config_.tls.client_ca.empty()) {
+      findings_.Add(
+          kWarning, "listen.admin",
+          fmt::format("{} tells everybody who can reach it about the server, without a key",
+                      config_.listen.admin),
+          "127.0.0.1, tls.client_ca, or a network policy around it");
+    }
+    if (!open(config_.listen.grpc)) return;
+    if (!config_.security.api_keys.empty() && !config_.tls.enabled()) {
+      findings_.Add(kWarning, "listen.grpc",
+                    fmt::format("{} takes API keys in clear text", config_.listen.grpc),
+                    "tls.certificate and tls.key, or a gateway that encrypts before it");
+    }
+    if (config_.security.api_keys.empty() && config_.tls.client_ca.empty()) {
       findings_.Add(kWarning, "listen.grpc",
                     fmt::format("{} is open to everybody who can reach it", config_.listen.grpc),
                     "security.api_keys, or tls.client_ca, or a network policy around it");

@@ -26,10 +26,9 @@ absl::Status RunListKeys(const std::string& path) {
              "weight", "min_priority", "admin", "models");
   const auto limit = [](int64_t n) { return n == 0 ? std::string("-") : std::to_string(n); };
   for (const ApiKey& key : keys) {
-    const bool any = key.min_priority == std::numeric_limits<int32_t>::min();
     fmt::print("{:<24} {:>10} {:>13} {:>7} {:>12}  {:<5} {}\n", key.name,
                limit(key.max_concurrent_requests), limit(key.tokens_per_minute), key.weight,
-               any ? "-" : std::to_string(key.min_priority), key.admin ? "yes" : "no",
+               key.min_priority, key.admin ? "yes" : "no",
                key.models.empty() ? "all" : fmt::format("{}", fmt::join(key.models, ", ")));
   }
   return absl::OkStatus();

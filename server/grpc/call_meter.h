@@ -9,8 +9,8 @@ namespace quantd {
 class CallMeter {
  public:
   virtual ~CallMeter() = default;
-  /// The engine has taken the request.
-  virtual void OnSubmitted(int64_t prompt_tokens) = 0;
+  /// The request is about to be handed to the engine.
+  virtual void OnSubmit(int64_t prompt_tokens) = 0;
   virtual void OnUpdate(const RequestUpdate& update) = 0;
   /// Once, last: how the call ended for its client.
   virtual void OnEnd(const absl::Status& status) = 0;

@@ -10,11 +10,12 @@
 #include "kernels/status.h"
 #include "server/grpc/error_details.h"
 #include "server/grpc/request_meter.h"
+#include "server/request_log.h"
 
 namespace quantd {
 namespace {
 
-constexpr double kLongestPushbackMs = 60000;
+constexpr double kLongestPushbackMs = 3600000;
 
 // In [0, 1), by the call.
 double Spread(const grpc::CallbackServerContext& context) {
@@ -159,14 +160,18 @@ std::optional<Clock::time_point> Front::DeadlineOf(
 void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model,
                   Caller caller, PreparedRequest prepared) {
   if (caller.key != nullptr) {
-    if (const absl::Status s = caller.key->Begin(Clock::now()); !s.ok()) return call->Fail(s, true);
+    const int32_t outputs = prepared.request.sampling.n;
+    if (const absl::Status s = caller.key->Begin(outputs, Clock::now()); !s.ok()) {
+      LogRefusal(prepared.request.id, caller.name(), s);
+      return call->Fail(s, true);
+    }
     const ApiKey key = caller.key->key();
     Request& request = prepared.request;
     request.tenant = key.name;
     request.tenant_weight = key.weight;
     request.priority = std::max(request.priority, key.min_priority);
   }
-  call->SetMeter(std::make_unique<RequestMeter>(config_, std::move(caller.key), prepared));
+  call->SetMeter(std::make_unique<RequestMeter>(config_, caller.key, prepared));
   if (!prepared.has_text && prepared.messages.empty()) {
     return call->Submit(model.engine, std::move(prepared.request));
   }
@@ -178,14 +183,50 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
     p->request.prompt_ids = std::move(*ids);
     call->Submit(served->engine, std::move(p->request));
   };
-  if (const absl::Status s = OnWorker(std::move(job)); !s.ok()) call->Fail(s, true);
+  if (const absl::Status s = OnWorker(caller, std::move(job)); !s.ok()) call->Fail(s, true);
 }
 
-absl::Status Front::OnWorker(std::function<void()> job) {
-  if (pool_->Submit(std::move(job))) return absl::OkStatus();
-  return ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}",
-                           config_.limits.max_queued_tokenizations,
-                           config_.limits.max_queued_tokenizations);
+absl::Status Front::OnWorker(const Caller& caller, std::function<void()> job) {
+  const int64_t most = config_.limits.max_queued_tokenizations;
+  const std::string key = caller.name();
+  const auto leave = [this, key] {
+    std::lock_guard lock(texts_mutex_);
+    --all_waiting_texts_;
+    if (--waiting_texts_[key] == 0) waiting_texts_.erase(key);
+  };
+  bool allowed = true;
+  {
+    std::lock_guard lock(texts_mutex_);
+    int64_t& own = waiting_texts_[key];
+    if (caller.key != nullptr && own > 0) allowed = own + 1 <= most - all_waiting_texts_;
+    ++own;
+    ++all_waiting_texts_;
+  }
+  if (allowed && pool_->Submit([leave, job = std::move(job)] {
+        leave();
+        job();
+      })) {
+    return absl::OkStatus();
+  }
+  leave();
+  ++refused_texts_;
+  return allowed
+             ? ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}", most, most)
+             : ResourceExhausted(
+                   "texts of {} are waiting to be tokenized, allowed: no more than are left for "
+                   "others of {}",
+                   key, most);
+}
+
+void Front::LogRefusal(const std::string& id, const std::string& caller,
+                       const absl::Status& status) const {
+  if (!config_.log.requests) return;
+  RequestLine line;
+  line.id = id.empty() ? "-" : id;
+  line.caller = caller;
+  line.status = absl::StatusCodeToString(status.code());
+  line.error = ErrorForLog(status, config_.log.prompts);
+  LogRequest(line);
 }
 
 grpc::Status Front::EndOf(grpc::CallbackServerContext* context, const absl::Status& status,

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -61,8 +62,12 @@ class Front {
   void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, Caller caller,
              PreparedRequest prepared);
 
-  /// Runs `job` on a worker. RESOURCE_EXHAUSTED, worth a retry, when too many are waiting.
-  absl::Status OnWorker(std::function<void()> job);
+  /// Runs `job` on a worker. RESOURCE_EXHAUSTED, worth a retry, when too many are waiting: a key
+  /// may have at most as many there as are left for others.
+  absl::Status OnWorker(const Caller& caller, std::function<void()> job);
+  /// Writes down a request that was refused before it got to Start.
+  void LogRefusal(const std::string& id, const std::string& caller,
+                  const absl::Status& status) const;
   /// The status that ends a call, with the time of the next try when that is worth one.
   grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
                      bool retry_pushback) const;
@@ -71,6 +76,8 @@ class Front {
   /// Calls that were turned away for want of a key, or of the right one.
   int64_t unauthenticated() const { return unauthenticated_; }
   int64_t forbidden() const { return forbidden_; }
+  /// Texts that were refused because too many were waiting to be tokenized.
+  int64_t refused_texts() const { return refused_texts_; }
 
   /// Calls that generate and are not done.
   CallRegistry& calls() { return calls_; }
@@ -88,6 +95,10 @@ class Front {
   std::string reload_fault_;  // of the watchdog: told once
   mutable std::atomic<int64_t> unauthenticated_{0};
   mutable std::atomic<int64_t> forbidden_{0};
+  std::atomic<int64_t> refused_texts_{0};
+  std::mutex texts_mutex_;
+  std::map<std::string, int64_t> waiting_texts_;  // by key
+  int64_t all_waiting_texts_ = 0;
   CallRegistry calls_;
   std::atomic<uint64_t> next_id_{1};
   std::mutex watch_mutex_;

@@ -30,11 +30,11 @@ void GenerateCall::Submit(Engine* engine, Request request) {
   {
     std::lock_guard lock(mutex_);
     if (port_ == nullptr || finished_) return;
+    if (meter_ != nullptr) meter_->OnSubmit(static_cast<int64_t>(request.prompt_ids.size()));
     unfinished_ = request.sampling.n;
     outputs_.resize(static_cast<size_t>(request.sampling.n));
   }
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
-  const bool too_long = prompt_tokens >= engine->max_model_len();
+  const bool too_long = static_cast<int64_t>(request.prompt_ids.size()) >= engine->max_model_len();
   const absl::StatusOr<RequestHandle> handle =
       engine->Submit(std::move(request), shared_from_this());
   if (!handle.ok()) {
@@ -47,7 +47,6 @@ void GenerateCall::Submit(Engine* engine, Request request) {
   bool gone = false;
   {
     std::lock_guard lock(mutex_);
-    if (meter_ != nullptr) meter_->OnSubmitted(prompt_tokens);
     engine_ = engine;
     handle_ = *handle;
     gone = finished_ && !ended_;  // cancelled while it was being submitted

@@ -165,6 +165,7 @@ CallCounts GrpcServer::counts() const {
   counts.live = front.calls().size();
   counts.unauthenticated = front.unauthenticated();
   counts.forbidden = front.forbidden();
+  counts.refused_texts = front.refused_texts();
   if (front.keys() == nullptr) return counts;
   for (const std::shared_ptr<KeyUse>& use : front.keys()->All()) {
     const KeyUse::Counts c = use->counts();

@@ -11,7 +11,8 @@ RequestMeter::RequestMeter(const ServerConfig& config, std::shared_ptr<KeyUse> k
                            const PreparedRequest& prepared)
     : log_(config.log.requests),
       log_prompts_(config.log.requests && config.log.prompts),
-      key_(std::move(key)) {
+      key_(std::move(key)),
+      outputs_(prepared.request.sampling.n) {
   if (!log_) return;
   line_.id = prepared.request.id;
   line_.caller = prepared.request.tenant;
@@ -27,20 +28,20 @@ RequestMeter::RequestMeter(const ServerConfig& config, std::shared_ptr<KeyUse> k
 RequestMeter::~RequestMeter() { Release(); }
 
 void RequestMeter::Release() {
-  if (key_ != nullptr) std::exchange(key_, nullptr)->End();
+  if (key_ != nullptr) std::exchange(key_, nullptr)->End(outputs_);
 }
 
-void RequestMeter::OnSubmitted(int64_t prompt_tokens) {
-  line_.prompt_tokens = prompt_tokens;
-  if (key_ != nullptr) key_->Charge(prompt_tokens, Clock::now());
-}
+void RequestMeter::OnSubmit(int64_t prompt_tokens) { line_.prompt_tokens = prompt_tokens; }
 
 void RequestMeter::OnUpdate(const RequestUpdate& update) {
   const auto tokens = static_cast<int64_t>(update.tokens.size());
   if (tokens > 0) {
     const Clock::time_point now = Clock::now();
+    // A prompt has been computed, as far as it was not cached, when its first token is there.
+    const int64_t prompt =
+        first_token_.has_value() ? 0 : line_.prompt_tokens - update.usage.cached_tokens;
     if (!first_token_.has_value()) first_token_ = now;
-    if (key_ != nullptr) key_->Charge(tokens, now);
+    if (key_ != nullptr) key_->Charge(prompt + tokens, now);
   }
   line_.completion_tokens += tokens;
   line_.cached_tokens = std::max<int64_t>(line_.cached_tokens, update.usage.cached_tokens);
@@ -52,7 +53,7 @@ void RequestMeter::OnEnd(const absl::Status& status) {
   Release();
   if (!log_) return;
   line_.status = absl::StatusCodeToString(status.code());
-  if (!status.ok()) line_.error = Message(status);
+  line_.error = ErrorForLog(status, log_prompts_);
   line_.seconds = Seconds(Clock::now() - begun_);
   if (first_token_.has_value()) line_.first_token_seconds = Seconds(*first_token_ - begun_);
   LogRequest(line_);

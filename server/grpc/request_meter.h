@@ -20,7 +20,7 @@ class RequestMeter final : public CallMeter {
                const PreparedRequest& prepared);
   ~RequestMeter() override;  // ends the request, if OnEnd has not
 
-  void OnSubmitted(int64_t prompt_tokens) override;
+  void OnSubmit(int64_t prompt_tokens) override;
   void OnUpdate(const RequestUpdate& update) override;
   void OnEnd(const absl::Status& status) override;
 
@@ -30,6 +30,7 @@ class RequestMeter final : public CallMeter {
   const bool log_;
   const bool log_prompts_;
   std::shared_ptr<KeyUse> key_;
+  const int32_t outputs_;
   RequestLine line_;
   const Clock::time_point begun_ = Clock::now();
   std::optional<Clock::time_point> first_token_;

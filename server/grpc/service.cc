@@ -110,14 +110,21 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
                              const grpc::ByteBuffer& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
+  std::string id, name;
+  const auto refuse = [&](const absl::Status& status) {
+    front_.LogRefusal(id, name, status);
+    call->Fail(status);
+  };
   absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel, port_);
-  if (!caller.ok()) return call->Fail(caller.status());
+  if (!caller.ok()) return refuse(caller.status());
+  name = caller->name();
   const absl::StatusOr<const ServedModel*> model = front_.Ready();
-  if (!model.ok()) return call->Fail(model.status());
+  if (!model.ok()) return refuse(model.status());
   v1::GenerateRequest proto;
-  if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return call->Fail(s);
+  if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return refuse(s);
+  id = proto.request_id();
   absl::StatusOr<PreparedRequest> prepared = ToPreparedRequest(std::move(proto), FactsOf(**model));
-  if (!prepared.ok()) return call->Fail(prepared.status());
+  if (!prepared.ok()) return refuse(prepared.status());
   Request& request = prepared->request;
   if (request.id.empty()) request.id = front_.NextRequestId();
   request.deadline = front_.DeadlineOf(*context);
@@ -229,16 +236,24 @@ grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerCo
                                                           const grpc::ByteBuffer* request,
                                                           grpc::ByteBuffer* response) {
   auto* reactor = new DeferredReactor();
-  if (const absl::Status s = front_.Identify(*context, AccessOf<Request>, port_).status();
-      !s.ok()) {
-    reactor->Finish(ToGrpc(s));
+  const absl::StatusOr<Caller> caller = front_.Identify(*context, AccessOf<Request>, port_);
+  if (!caller.ok()) {
+    reactor->Finish(ToGrpc(caller.status()));
     return reactor;
   }
-  const absl::Status queued = front_.OnWorker([this, reactor, context, bytes = *request, response] {
-    reactor->Finish(ToGrpc(context->IsCancelled() ? Cancelled("cancelled by the client")
-                                                  : Reply<Request>(bytes, response)));
-  });
-  if (!queued.ok()) reactor->Finish(front_.EndOf(context, queued, true));
+  // It counts among what the key has at once; a text that is only tokenized costs no tokens.
+  const std::shared_ptr<KeyUse> key = caller->key;
+  absl::Status begun = key == nullptr ? absl::OkStatus() : key->Begin(1, Clock::now());
+  if (begun.ok()) {
+    begun = front_.OnWorker(*caller, [this, reactor, context, bytes = *request, response, key] {
+      const absl::Status status = context->IsCancelled() ? Cancelled("cancelled by the client")
+                                                         : Reply<Request>(bytes, response);
+      if (key != nullptr) key->End(1);
+      reactor->Finish(ToGrpc(status));
+    });
+    if (!begun.ok() && key != nullptr) key->End(1);
+  }
+  if (!begun.ok()) reactor->Finish(front_.EndOf(context, begun, true));
   return reactor;
 }
 

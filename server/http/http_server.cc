@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
   httplib::Server& server = self->impl_->server;
   try {
     // Few, short requests: connections are not kept, so that an idle one does not hold a thread.
-    server.new_task_queue = [] { return new httplib::ThreadPool(4); };
+    server.new_task_queue = [] { return new httplib::ThreadPool(16); };
     server.set_keep_alive_max_count(1);
     // The library would add SO_REUSEPORT: a second server on the port must fail, not share it.
     server.set_socket_options([](socket_t socket) {

@@ -202,6 +202,7 @@ std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
             {"queue_tokens", d(s.refused_tokens)},
             {"share", d(s.refused_share)},
             {"deadline", d(s.refused_deadline)},
+            {"tokenizations", d(calls.refused_texts)},
             {"unauthenticated", d(calls.unauthenticated)},
             {"forbidden", d(calls.forbidden)}});
   if (!calls.by_key.empty()) {

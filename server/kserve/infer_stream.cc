@@ -157,6 +157,7 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
 }
 
 void InferStream::Refuse(const std::string& id, const absl::Status& status, bool retry_pushback) {
+  front_.LogRefusal(id, "", status);
   std::lock_guard lock(mutex_);
   if (finished_) return;
   if (errors_end_call_) return FinishLocked(front_.EndOf(context_, status, retry_pushback));

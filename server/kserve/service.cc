@@ -65,18 +65,25 @@ class KserveService::InferReactor : public grpc::ServerUnaryReactor, public Gene
 void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
+  std::string id, name;
+  const auto refuse = [&](const absl::Status& status) {
+    front_.LogRefusal(id, name, status);
+    call->Fail(status);
+  };
   absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel, port_);
-  if (!caller.ok()) return call->Fail(caller.status());
+  if (!caller.ok()) return refuse(caller.status());
+  name = caller->name();
   const absl::StatusOr<const ServedModel*> model = front_.Ready();
-  if (!model.ok()) return call->Fail(model.status());
+  if (!model.ok()) return refuse(model.status());
   inference::ModelInferRequest proto;
-  if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return call->Fail(s);
+  if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return refuse(s);
+  id = proto.id();
   absl::StatusOr<InferRequest> request = ToInferRequest(proto, FactsOf(**model));
-  if (!request.ok()) return call->Fail(request.status());
+  if (!request.ok()) return refuse(request.status());
   if (request->stream) {
-    return call->Fail(InvalidField("stream",
-                                   "true in ModelInfer, which answers once, allowed: "
-                                   "false or absent; ModelStreamInfer streams"));
+    return refuse(InvalidField("stream",
+                               "true in ModelInfer, which answers once, allowed: "
+                               "false or absent; ModelStreamInfer streams"));
   }
   PreparedRequest prepared = std::move(request->prepared);
   if (proto.id().empty()) prepared.request.id = front_.NextRequestId();
@@ -132,7 +139,12 @@ absl::StatusOr<inference::ModelReadyResponse> KserveService::Answer(
   if (const ServedModel* model = front_.serving().model(); model != nullptr) {
     facts.name = model->name;
   }
-  RETURN_IF_ERROR(CheckModel(request.name(), request.version(), facts));
+  // Asked without a key, so that the served name is not told.
+  const absl::Status known = CheckModel(request.name(), request.version(), facts);
+  if (absl::IsNotFound(known)) {
+    return NotFound("name: {} is not served here", Quoted(request.name()));
+  }
+  RETURN_IF_ERROR(known);
   inference::ModelReadyResponse out;
   out.set_ready(front_.Ready().ok());
   return out;

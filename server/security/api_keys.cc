@@ -51,8 +51,10 @@ class EntryReader {
 
   ApiKey Read() {
     ApiKey key;
+    std::set<std::string> seen;
     for (const auto& field : node_) {
       const std::string name = field.first.Scalar();
+      if (!seen.insert(name).second) faults_.Add("{}: {} is given twice", where_, name);
       if (std::find(std::begin(kFields), std::end(kFields), name) != std::end(kFields)) continue;
       faults_.Add("{}: unknown field {}; the nearest known one is {}", where_, name,
                   NearestName(name, kFields));
@@ -167,9 +169,9 @@ void KeyUse::Refill(Clock::time_point now) {
   filled_ = now;
 }
 
-absl::Status KeyUse::Begin(Clock::time_point now) {
+absl::Status KeyUse::Begin(int32_t outputs, Clock::time_point now) {
   std::lock_guard lock(mutex_);
-  if (key_.max_concurrent_requests > 0 && counts_.live >= key_.max_concurrent_requests) {
+  if (key_.max_concurrent_requests > 0 && counts_.live + outputs > key_.max_concurrent_requests) {
     ++counts_.refused;
     return WithRetryAfter(ResourceExhausted("the key {} has {} requests at once, allowed: {}",
                                             key_.name, counts_.live, key_.max_concurrent_requests),
@@ -186,14 +188,14 @@ absl::Status KeyUse::Begin(Clock::time_point now) {
           wait);
     }
   }
-  ++counts_.requests;
-  ++counts_.live;
+  counts_.requests += outputs;
+  counts_.live += outputs;
   return absl::OkStatus();
 }
 
-void KeyUse::End() {
+void KeyUse::End(int32_t outputs) {
   std::lock_guard lock(mutex_);
-  --counts_.live;
+  counts_.live -= outputs;
 }
 
 void KeyUse::Charge(int64_t tokens, Clock::time_point now) {
@@ -211,7 +213,6 @@ KeyUse::Counts KeyUse::counts() const {
 
 void KeyUse::Reset(ApiKey key) {
   std::lock_guard lock(mutex_);
-  if (key.tokens_per_minute != key_.tokens_per_minute) filled_.reset();
   key_ = std::move(key);
 }
 
@@ -233,12 +234,10 @@ absl::StatusOr<bool> KeyRing::Reload() {
 
 void KeyRing::Replace(std::vector<ApiKey> keys) {
   std::lock_guard lock(mutex_);
-  std::map<std::string, std::shared_ptr<KeyUse>> known;
-  for (auto& [digest, use] : keys_) known[use->key().name] = use;
   keys_.clear();
   for (ApiKey& key : keys) {
     const Sha256Digest digest = key.sha256;
-    std::shared_ptr<KeyUse>& use = known[key.name];
+    std::shared_ptr<KeyUse>& use = uses_[key.name];
     if (use == nullptr) {
       use = std::make_shared<KeyUse>(std::move(key));
     } else {

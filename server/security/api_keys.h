@@ -2,21 +2,19 @@
 // key: keys are 256 random bits, so that a digest cannot be turned back by guessing.
 //
 //   keys:
-//     - name: search-team               # in logs and metrics, and whose share of the engine it is
-//       sha256: 64 hexadecimal digits   # `quantd keys new search-team` prints the entry
-//       models: [llama]                 # served names it may use; left out: all
-//       max_concurrent_requests: 8      # 0, or left out: no limit
-//       tokens_per_minute: 60000        # of prompts and outputs together; 0, or left out: no limit
-//       weight: 2                       # share of the engine beside others, default 1
-//       min_priority: 0                 # requests with a smaller number get this one; default:
-//       none admin: true                     # may call what is about the server itself; default
-//       false
+//     - name: search-team           # in logs and metrics, and whose share of the engine it is
+//       sha256: 64 digits           # `quantd keys new search-team` prints the entry
+//       models: [llama]             # served names it may use; left out: all
+//       max_concurrent_requests: 8  # outputs (n) count one each; 0, or left out: no limit
+//       tokens_per_minute: 60000    # of prompts and outputs; 0, or left out: no limit
+//       weight: 2                   # share of the engine beside others; default 1
+//       min_priority: -1            # requests with a smaller number get this one; default 0
+//       admin: true                 # may call what is about the server itself; default false
 #pragma once
 
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -35,11 +33,11 @@ Sha256Digest Sha256(std::string_view bytes);
 struct ApiKey {
   std::string name;
   Sha256Digest sha256{};
-  std::vector<std::string> models;  // empty: all
-  int64_t max_concurrent_requests = 0;
+  std::vector<std::string> models;      // empty: all
+  int64_t max_concurrent_requests = 0;  // outputs of one request count one each
   int64_t tokens_per_minute = 0;
   double weight = 1;
-  int32_t min_priority = std::numeric_limits<int32_t>::min();
+  int32_t min_priority = 0;
   bool admin = false;
 };
 
@@ -55,22 +53,23 @@ class KeyUse {
   explicit KeyUse(ApiKey key) : key_(std::move(key)) {}
 
   ApiKey key() const;
-  /// A request begins. RESOURCE_EXHAUSTED, with RetryAfter (engine/admission.h), when the key has
-  /// as many as it may have at once, or has used its tokens; else End must follow.
-  absl::Status Begin(Clock::time_point now);
-  void End();
+  /// A request of so many outputs begins. RESOURCE_EXHAUSTED, with RetryAfter (engine/admission.h),
+  /// when the key would have more than it may have at once, or has used its tokens; else End must
+  /// follow.
+  absl::Status Begin(int32_t outputs, Clock::time_point now);
+  void End(int32_t outputs);
   /// Tokens are charged when they are computed: a key may overdraw by the requests it has running,
   /// and then waits until the debt is paid.
   void Charge(int64_t tokens, Clock::time_point now);
 
   struct Counts {
-    int64_t requests = 0;  // begun
+    int64_t requests = 0;  // begun, each output as one
     int64_t refused = 0;
     int64_t tokens = 0;
     int64_t live = 0;
   };
   Counts counts() const;
-  /// New limits; what was taken stays.
+  /// New limits; what was taken, and a debt, stay.
   void Reset(ApiKey key);
 
  private:
@@ -106,6 +105,8 @@ class KeyRing {
   std::string text_;  // of the file, as last read
   mutable std::mutex mutex_;
   std::vector<std::pair<Sha256Digest, std::shared_ptr<KeyUse>>> keys_;
+  // Of all names that ever were in the file: who is taken out and put in again is no new one.
+  std::map<std::string, std::shared_ptr<KeyUse>> uses_;
 };
 
 /// A new key, "qd_" and 43 letters of base64url, and its entry for the file.

@@ -52,10 +52,12 @@ std::vector<std::string> Order(Admission& admission,
 // As if `count` requests had been served: 1 s for 10 tokens of prompt, then 1 s for 10 tokens.
 void Serve(Admission& admission, int count) {
   for (int i = 0; i < count; ++i) {
-    admission.Note({.computed_prompt_tokens = 10,
-                    .completion_tokens = 11,
-                    .prefill_seconds = 1,
-                    .decode_seconds = 1});
+    const Admission::Place place = admission.Enter(From("", 11), 0);
+    admission.Leave(place, true);
+    admission.Note(place, {.computed_prompt_tokens = 10,
+                           .completion_tokens = 11,
+                           .prefill_seconds = 1,
+                           .decode_seconds = 1});
   }
 }
 
@@ -158,8 +160,10 @@ TEST(Admission, WaitsForAsManyToLeaveAsAreAhead) {
   EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), full), 0.5);
   for (int i = 0; i < 5; ++i) admission.Enter(From("", 10), 0);
   EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), full), 3.0);
-  // Three of the five find a place at once.
-  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), {.running = 1, .full = false}), 6.0);
+  // Three of the five find a place at once, and then four leave at a time.
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), {.running = 1, .full = false}), 1.5);
+  // Only one at a time can run: there is no room for the KV of more.
+  EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10), {.running = 1, .full = true}), 12.0);
   // Whoever is more important has nobody ahead.
   EXPECT_DOUBLE_EQ(admission.ExpectedWait(From("", 10, 1, -1), full), 0.5);
 }
@@ -200,6 +204,72 @@ TEST(Admission, RefusesADeadlineThatCannotBeMet) {
   EXPECT_FALSE(RetryAfter(in_vain).has_value());
   // On an idle engine it may be quicker than under load ever before.
   EXPECT_TRUE(admission.Check(hurried, {}).ok());
+}
+
+TEST(Admission, PromptsAreJudgedByPromptsOfTheirLength) {
+  Admission admission({.max_num_seqs = 4});
+  const auto serve = [&](int64_t prompt, double seconds) {
+    const Admission::Place place = admission.Enter(From("", prompt + 1), 0);
+    admission.Leave(place, true);
+    admission.Note(place, {.computed_prompt_tokens = prompt,
+                           .completion_tokens = 1,
+                           .prefill_seconds = seconds,
+                           .decode_seconds = 0});
+  };
+  // A step takes 10 ms even for a prompt of one token: that is no 10 ms a token.
+  for (int i = 0; i < 20; ++i) serve(1, 0.01);
+  Admission::Newcomer long_one = From("", 1001);
+  long_one.seconds_left = 0.5;
+  EXPECT_TRUE(admission.Check(long_one, {.running = 1, .full = false}).ok());
+  for (int i = 0; i < 4; ++i) serve(500, 0.5);  // now it is known what long ones take
+  EXPECT_EQ(admission.Check(long_one, {.running = 1, .full = false}).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  long_one.seconds_left = 1.1;
+  EXPECT_TRUE(admission.Check(long_one, {.running = 1, .full = false}).ok());
+}
+
+TEST(Admission, ATenantIsChargedWhatItTookNotWhatWasGuessed) {
+  Admission admission({});
+  std::map<std::string, int64_t> took;
+  // Each asks for the next as soon as one has ended; a's answers are 400 tokens, b's 4.
+  std::map<std::string, Admission::Place> next;
+  for (const char* name : {"a", "b"}) {
+    Admission::Newcomer newcomer = From(name, 1);
+    newcomer.max_tokens = 400;
+    next[name] = admission.Enter(newcomer, 0);
+  }
+  for (int i = 0; i < 2000; ++i) {
+    const std::string name = next["a"].tag <= next["b"].tag ? "a" : "b";
+    const Admission::Place place = next[name];
+    admission.Leave(place, true);
+    const int64_t tokens = name == "a" ? 400 : 4;
+    admission.Note(place, {.computed_prompt_tokens = 1,
+                           .completion_tokens = tokens,
+                           .prefill_seconds = 0.01,
+                           .decode_seconds = 0.01});
+    took[name] += 1 + tokens;
+    Admission::Newcomer newcomer = From(name, 1);
+    newcomer.max_tokens = 400;
+    next[name] = admission.Enter(newcomer, 0);
+  }
+  EXPECT_NEAR(static_cast<double>(took["a"]) / static_cast<double>(took["b"]), 1.0, 0.15);
+}
+
+TEST(Admission, WhatNeverRanIsNotCharged) {
+  Admission admission({});
+  const Admission::Place gone = admission.Enter(From("a", 1000), 0);
+  admission.Leave(gone, false);
+  EXPECT_THAT(Order(admission, {From("a", 10), From("b", 10), From("a", 10)}),
+              ElementsAre("a1", "b1", "a2"));
+}
+
+TEST(Admission, ManyOutputsOfANamedTenantLeavePlacesToo) {
+  Admission admission({.max_queued_requests = 16});
+  Admission::Newcomer many = From("a", 10);
+  many.outputs = 9;
+  EXPECT_FALSE(admission.Check(many, {}).ok());
+  many.outputs = 8;
+  EXPECT_TRUE(admission.Check(many, {}).ok());
 }
 
 TEST(Admission, SaysWhenHalfOfAFullQueueWillBeGone) {

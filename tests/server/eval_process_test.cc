@@ -183,7 +183,8 @@ TEST_F(EvalCommand, ProfileThatCannotBeLoadedIsReportedAndTheOthersAreMeasured) 
   EXPECT_THAT(run.err, HasSubstr("1 of 2 profiles could not be measured"));
   const json report = Parsed(run.out);
   EXPECT_GT(report["profiles"][0]["perplexity"], 1);
-  EXPECT_THAT(report["profiles"][1]["refusal"].get<std::string>(), HasSubstr("not a multiple of group_size 80"));
+  EXPECT_THAT(report["profiles"][1]["refusal"].get<std::string>(),
+              HasSubstr("not a multiple of group_size 80"));
 }
 
 // A tokenizer of letters and the space, for fixtures, which have none and 64 tokens.

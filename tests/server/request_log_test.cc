@@ -44,6 +44,20 @@ TEST(RequestLog, TextSaysWhatTheRequestTook) {
             "prompt \"a \\\"b\\\"\\n\xEF\xBF\xBD\", output \"c\"");
 }
 
+TEST(RequestLog, WhatAClientWroteIsNoOtherLine) {
+  RequestLine line = Line();
+  line.id = "a\n2026-01-01 info request b: OK\x1b[2J\x7f";
+  line.error = "messages[0]\r\n";
+  const std::string text = ToText(line);
+  for (const char c : text) EXPECT_TRUE(c >= ' ' && c <= '~') << text;
+  EXPECT_THAT(text, HasSubstr("a\\n2026-01-01"));
+  const absl::Status invalid = absl::InvalidArgumentError("stop[0]: \"secret\" is too long");
+  EXPECT_EQ(ErrorForLog(invalid, false), "stop[0]");
+  EXPECT_EQ(ErrorForLog(invalid, true), "stop[0]: \"secret\" is too long");
+  EXPECT_EQ(ErrorForLog(absl::UnavailableError("a: b"), false), "a: b");
+  EXPECT_EQ(ErrorForLog(absl::OkStatus(), true), "");
+}
+
 TEST(RequestLog, JsonHasTheSameAsMembers) {
   RequestLine line = Line();
   line.id = "a \"quoted\" id\n";

@@ -132,14 +132,15 @@ TEST_F(AccessTest, OnlyKnownKeysGetIn) {
   const CallCounts counts = server_->counts();
   EXPECT_EQ(counts.unauthenticated, 3);
   ASSERT_EQ(counts.by_key.size(), 1u);
-  EXPECT_EQ(counts.by_key[0].requests, 1);
+  EXPECT_EQ(counts.by_key[0].requests, 2);
   EXPECT_EQ(counts.by_key[0].tokens, 5 + 4);
   EXPECT_EQ(counts.by_key[0].live, 0);
 }
 
 TEST_F(AccessTest, AKeyHasItsModelsItsShareAndItsPriority) {
   const NewApiKey a = *MakeApiKey("a"), b = *MakeApiKey("b");
-  Keys({{a, "    weight: 3\n    min_priority: 5\n"}, {b, "    models: [another]\n"}});
+  const NewApiKey c = *MakeApiKey("c");
+  Keys({{a, "    weight: 3\n    min_priority: 5\n"}, {b, "    models: [another]\n"}, {c, ""}});
   Start({"security.api_keys=" + keys_file_});
   ASSERT_TRUE(Generate(a.key, -100).ok());
   EXPECT_EQ(engine_.last_request().tenant, "a");
@@ -147,6 +148,8 @@ TEST_F(AccessTest, AKeyHasItsModelsItsShareAndItsPriority) {
   EXPECT_EQ(engine_.last_request().priority, 5);
   ASSERT_TRUE(Generate(a.key, 7).ok());
   EXPECT_EQ(engine_.last_request().priority, 7);
+  ASSERT_TRUE(Generate(c.key, -100).ok());
+  EXPECT_EQ(engine_.last_request().priority, 0) << "nobody goes before others unasked";
   const grpc::Status denied = Generate(b.key);
   EXPECT_EQ(denied.error_code(), StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(denied.error_message(), "the key b is not for this model");
@@ -184,6 +187,32 @@ TEST_F(AccessTest, AKeyBeyondItsQuotaIsToldWhenToTryAgain) {
   EXPECT_GT(ms, 0.7 * 40000 * 0.75);
   EXPECT_LE(ms, 40000 * 1.25);
   EXPECT_EQ(server_->counts().by_key[1].refused, 1);
+}
+
+TEST_F(AccessTest, AFloodOfTextsLeavesRoomForAnotherKeys) {
+  const NewApiKey a = *MakeApiKey("a"), b = *MakeApiKey("b");
+  Keys({{a, ""}, {b, ""}});
+  Start({"security.api_keys=" + keys_file_, "limits.tokenizer_threads=1",
+         "limits.max_queued_tokenizations=8"});
+  tokenizer_.Block(true);
+  std::vector<std::thread> callers;
+  std::atomic<int> refused{0};
+  for (int i = 0; i < 20; ++i) {
+    callers.emplace_back([&] {
+      if (Tokenize(a.key).error_code() == StatusCode::RESOURCE_EXHAUSTED) ++refused;
+    });
+  }
+  // One is at work, and four wait: as many as are left.
+  EXPECT_TRUE(Eventually([&] { return refused == 15; }));
+  EXPECT_EQ(server_->counts().refused_texts, 15);
+  grpc::Status of_b;
+  std::thread b_caller([&] { of_b = Generate(b.key); });
+  ASSERT_TRUE(Eventually([&] { return server_->counts().live == 1; }));
+  tokenizer_.Block(false);
+  b_caller.join();
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_TRUE(of_b.ok()) << of_b.error_message();
+  EXPECT_EQ(server_->counts().by_key[0].live, 0);
 }
 
 TEST_F(AccessTest, KeysAreReplacedWhileCallsGoOn) {

@@ -60,7 +60,8 @@ TEST(ApiKeys, TellsAllFaultsAndNeverAKey) {
       "  - {name: a b, sha256: qd_secret, wieght: 2}\n"
       "  - {name: c, sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad', "
       "tokens_per_minute: -1, weight: 0, admin: perhaps, models: m}\n"
-      "  - {name: c, sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'}\n",
+      "  - {name: c, sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad', "
+      "admin: false, admin: true}\n",
       "keys.yaml");
   const std::string message(keys.status().message());
   for (const char* part :
@@ -70,7 +71,7 @@ TEST(ApiKeys, TellsAllFaultsAndNeverAKey) {
         "keys[1]: tokens_per_minute is -1, allowed: 0 or more",
         "keys[1]: weight is 0, allowed: 0.001 to 1000", "keys[1]: admin is not of its kind",
         "keys[1]: models must be a list", "keys[2]: name c is there twice",
-        "keys[2]: sha256 is there twice"}) {
+        "keys[2]: sha256 is there twice", "keys[2]: admin is given twice"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
   EXPECT_THAT(message, testing::Not(HasSubstr("secret")));
@@ -93,32 +94,56 @@ TEST(ApiKeys, ANewKeyIsLongAndItsEntryIsItsDigest) {
 
 TEST(KeyUse, HasSoManyRequestsAtOnce) {
   KeyUse use(Limited(2, 0));
-  ASSERT_TRUE(use.Begin(kStart).ok());
-  ASSERT_TRUE(use.Begin(kStart).ok());
-  const absl::Status refused = use.Begin(kStart);
+  ASSERT_TRUE(use.Begin(1, kStart).ok());
+  EXPECT_FALSE(use.Begin(2, kStart).ok()) << "outputs count one each";
+  ASSERT_TRUE(use.Begin(1, kStart).ok());
+  const absl::Status refused = use.Begin(1, kStart);
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(refused.message(), "the key a has 2 requests at once, allowed: 2");
   EXPECT_TRUE(RetryAfter(refused).has_value());
-  use.End();
-  EXPECT_TRUE(use.Begin(kStart).ok());
+  use.End(1);
+  EXPECT_TRUE(use.Begin(1, kStart).ok());
   EXPECT_EQ(use.counts().requests, 3);
-  EXPECT_EQ(use.counts().refused, 1);
+  EXPECT_EQ(use.counts().refused, 2);
   EXPECT_EQ(use.counts().live, 2);
 }
 
 TEST(KeyUse, HasSoManyTokensAMinuteAndPaysDebtsFirst) {
   KeyUse use(Limited(0, 60));
-  ASSERT_TRUE(use.Begin(kStart).ok());
+  ASSERT_TRUE(use.Begin(1, kStart).ok());
   use.Charge(90, kStart);  // all of a minute's, and half of the next one's
-  const absl::Status refused = use.Begin(kStart);
+  const absl::Status refused = use.Begin(1, kStart);
   EXPECT_EQ(refused.message(), "the key a has used its tokens, allowed: 60 a minute");
   EXPECT_NEAR(*RetryAfter(refused), 31, 1e-6);
-  EXPECT_FALSE(use.Begin(kStart + seconds(30)).ok());
-  EXPECT_TRUE(use.Begin(kStart + seconds(31)).ok());
+  EXPECT_FALSE(use.Begin(1, kStart + seconds(30)).ok());
+  EXPECT_TRUE(use.Begin(1, kStart + seconds(31)).ok());
   // An hour saves no more than a minute.
   use.Charge(60, kStart + seconds(3600));
-  EXPECT_FALSE(use.Begin(kStart + seconds(3600)).ok());
+  EXPECT_FALSE(use.Begin(1, kStart + seconds(3600)).ok());
   EXPECT_EQ(use.counts().tokens, 150);
+}
+
+TEST(KeyUse, NewLimitsForgiveNoDebt) {
+  KeyUse use(Limited(0, 60));
+  ASSERT_TRUE(use.Begin(1, kStart).ok());
+  use.Charge(90, kStart);
+  use.Reset(Limited(0, 61));
+  EXPECT_FALSE(use.Begin(1, kStart).ok());
+}
+
+TEST(KeyRing, TakenOutAndPutInAgainIsTheSameKey) {
+  testing_support::TempDir dir;
+  const std::string path = (dir.path() / "keys.yaml").string();
+  const auto a = *MakeApiKey("a"), b = *MakeApiKey("b");
+  const std::string limited = a.entry + "    max_concurrent_requests: 1\n";
+  testing_support::WriteFile(path, "keys:\n" + limited + b.entry);
+  auto ring = KeyRing::Load(path);
+  ASSERT_TRUE((*ring)->Find(a.key)->Begin(1, kStart).ok());
+  testing_support::WriteFile(path, "keys:\n" + b.entry);
+  ASSERT_TRUE(*(*ring)->Reload());
+  testing_support::WriteFile(path, "keys:\n" + limited + b.entry);
+  ASSERT_TRUE(*(*ring)->Reload());
+  EXPECT_FALSE((*ring)->Find(a.key)->Begin(1, kStart).ok()) << "its request still runs";
 }
 
 TEST(KeyRing, FindsByTheKeyAndReloadsWhatChanged) {
@@ -135,7 +160,7 @@ TEST(KeyRing, FindsByTheKeyAndReloadsWhatChanged) {
   EXPECT_FALSE(*(*ring)->Reload());
 
   const auto use = (*ring)->Find(a.key);
-  ASSERT_TRUE(use->Begin(kStart).ok());
+  ASSERT_TRUE(use->Begin(1, kStart).ok());
   testing_support::WriteFile(path, "keys: broken\n");
   EXPECT_FALSE((*ring)->Reload().ok());
   EXPECT_NE((*ring)->Find(b.key), nullptr) << "a broken file takes nobody's key away";
@@ -143,7 +168,7 @@ TEST(KeyRing, FindsByTheKeyAndReloadsWhatChanged) {
   EXPECT_TRUE(*(*ring)->Reload());
   EXPECT_EQ((*ring)->Find(b.key), nullptr);
   // What a has running still counts.
-  EXPECT_FALSE((*ring)->Find(a.key)->Begin(kStart).ok());
+  EXPECT_FALSE((*ring)->Find(a.key)->Begin(1, kStart).ok());
   EXPECT_FALSE(KeyRing::Load(path + ".none").ok());
 }
 
