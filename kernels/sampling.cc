@@ -172,6 +172,27 @@ void Report(std::span<const float> logits, int32_t num_logprobs, std::span<Token
   result.top = result.top.first(count);
 }
 
+// `params` with its list of bans, where that is long, in the mask: looked up for every token, a
+// list would cost its length each time.
+SampleParams WithBansInMask(const SampleParams& params, size_t vocab_size) {
+  constexpr size_t kLong = 8;
+  if (params.banned_ids.size() <= kLong) return params;
+  thread_local std::vector<uint32_t> mask;
+  if (params.allowed_mask.empty()) {
+    mask.assign((vocab_size + 31) / 32, ~0u);
+  } else {
+    mask.assign(params.allowed_mask.begin(), params.allowed_mask.end());
+  }
+  for (const int32_t id : params.banned_ids) {
+    const auto i = static_cast<size_t>(id);
+    if (i < vocab_size) mask[i / 32] &= ~(1u << (i % 32));
+  }
+  SampleParams masked = params;
+  masked.allowed_mask = mask;
+  masked.banned_ids = {};
+  return masked;
+}
+
 }  // namespace
 
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -200,8 +221,9 @@ bool LogitsAreSound(std::span<const float> logits) {
   return sound;
 }
 
-void SampleRow(std::span<float> logits, const SampleParams& params, std::span<TokenLogprob> scratch,
+void SampleRow(std::span<float> logits, const SampleParams& given, std::span<TokenLogprob> scratch,
                SampleResult& result) {
+  const SampleParams params = WithBansInMask(given, logits.size());
   QUANTD_CHECK(!logits.empty() && scratch.size() >= 2 * logits.size(),
                "{} logits, {} scratch entries", logits.size(), scratch.size());
   result.finite = LogitsAreSound(logits);

@@ -177,6 +177,15 @@ TEST(SampleRow, MinPIsRelativeToTheMostLikely) {
 }
 
 TEST(SampleRow, NeverDrawsBannedIds) {
+  // Many bans, in no order, with a mask and without: as a few.
+  std::vector<int32_t> many;
+  for (int32_t id = 99; id >= 0; --id) {
+    if (id != 40 && id != 70) many.push_back(id);
+  }
+  const std::vector<float> flat(100, 1.0f);
+  EXPECT_THAT(Drawn(flat, {.banned_ids = many}), ElementsAre(40, 70));
+  const std::vector<uint32_t> below_64 = {~0u, ~0u, 0u, 0u};
+  EXPECT_THAT(Drawn(flat, {.banned_ids = many, .allowed_mask = below_64}), ElementsAre(40));
   const std::vector<int32_t> banned = {0, 2};
   EXPECT_THAT(Drawn({5, 1, 5, 1}, {.banned_ids = banned}), ElementsAre(1, 3));
   // min_p and top_p are relative to the best that is left.

@@ -125,6 +125,19 @@ const std::vector<Case>& Cases() {
        kError, "server.yaml", "scheduler.max_model_len is 129", "allowed: 0 (the model's) to 128"},
       {"NoFolder", [](Deployment& s) { fs::remove_all(s.model); }, kError, "model",
        "is not a folder", "config.json"},
+      // Who may come in.
+      {"NoKeyFile", [](Deployment& s) { s.Set("security.api_keys=/none"); }, kError,
+       "security.api_keys", "/none", "quantd keys"},
+      {"NoCertificate",
+       [](Deployment& s) {
+         s.Set("tls.certificate=/none");
+         s.Set("tls.key=/none");
+       },
+       kError, "tls", "tls.certificate /none", "in PEM files"},
+      {"OpenToEverybody", [](Deployment& s) { s.Set("listen.grpc=0.0.0.0:50051"); }, kWarning,
+       "listen.grpc", "0.0.0.0:50051 is open to everybody", "security.api_keys"},
+      {"AdminPortOpenToEverybody", [](Deployment& s) { s.Set("listen.admin=[::]:50052"); },
+       kWarning, "listen.admin", "without a key", "127.0.0.1"},
       // The profile.
       {"NoSuchProfile", [](Deployment& s) { s.Set("profile=nf5"); }, kError, "profile",
        "no profile \"nf5\"", "the nearest known one is nf4"},
