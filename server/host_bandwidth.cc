@@ -28,7 +28,7 @@ uint64_t Sum(const std::vector<uint64_t>& words) {
 }  // namespace
 
 double MeasureHostBandwidth(int threads) {
-  using Clock = std::chrono::steady_clock;
+  using Steady = std::chrono::steady_clock;
   const auto count = static_cast<size_t>(std::max(threads, 1));
   std::vector<std::vector<uint64_t>> buffers(count);
   std::atomic<uint64_t> sink{0};  // so that the sums are needed
@@ -41,9 +41,9 @@ double MeasureHostBandwidth(int threads) {
   on_all([](std::vector<uint64_t>& buffer) { buffer.assign(kWords, 1); });
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
-    const auto start = Clock::now();
+    const auto start = Steady::now();
     on_all([&](const std::vector<uint64_t>& buffer) { sink += Sum(buffer); });
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double seconds = std::chrono::duration<double>(Steady::now() - start).count();
     best = std::max(best, static_cast<double>(count * kWords * sizeof(uint64_t)) / seconds);
   }
   return best;
