@@ -225,7 +225,10 @@ TEST_P(EngineLifecycle, ACancelStormLeaksNothing) {
     auto sink = std::make_shared<CollectingSink>();
     auto handle = engine->Submit(request, sink);
     if (!handle.ok()) {
-      ASSERT_EQ(handle.status().code(), absl::StatusCode::kResourceExhausted) << handle.status();
+      // The queue is full, or the deadline is known to be too soon.
+      ASSERT_TRUE(absl::IsResourceExhausted(handle.status()) ||
+                  absl::IsDeadlineExceeded(handle.status()))
+          << handle.status();
       continue;
     }
     handles.push_back(*handle);
