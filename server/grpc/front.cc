@@ -138,22 +138,24 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
 
 std::string Front::NextRequestId() { return fmt::format("r{}", next_id_.fetch_add(1)); }
 
-std::optional<Clock::time_point> Front::DeadlineOf(
-    const grpc::CallbackServerContext& context) const {
+std::optional<Clock::time_point> Front::DeadlineOf(const grpc::CallbackServerContext& context,
+                                                   std::optional<Clock::duration> timeout) const {
   std::optional<Clock::time_point> deadline;
+  const auto within = [&](Clock::duration left) {
+    const Clock::time_point end = Clock::now() + left;
+    deadline = std::min(deadline.value_or(end), end);
+  };
   const auto wall = context.deadline();
   if (wall != std::chrono::system_clock::time_point::max()) {
     // Clamped: a deadline years away must not overflow.
-    const auto left = std::min<std::chrono::system_clock::duration>(
-        wall - std::chrono::system_clock::now(), std::chrono::hours(24 * 365));
-    deadline = Clock::now() + left;
+    within(std::min<std::chrono::system_clock::duration>(wall - std::chrono::system_clock::now(),
+                                                         std::chrono::hours(24 * 365)));
   }
   if (config_.timeouts.max_request_seconds > 0) {
-    const auto limit =
-        Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                           std::chrono::duration<double>(config_.timeouts.max_request_seconds));
-    deadline = deadline.has_value() ? std::min(*deadline, limit) : limit;
+    within(std::chrono::duration_cast<Clock::duration>(
+        std::chrono::duration<double>(config_.timeouts.max_request_seconds)));
   }
+  if (timeout.has_value()) within(*timeout);
   return deadline;
 }
 

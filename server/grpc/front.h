@@ -55,8 +55,11 @@ class Front {
 
   /// A name for a request that has none.
   std::string NextRequestId();
-  /// The earlier of the call's own deadline and the server's limit.
-  std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& context) const;
+  /// The earliest of the call's own deadline, the server's limit and, if the request has one, its
+  /// `timeout` from now.
+  std::optional<Clock::time_point> DeadlineOf(
+      const grpc::CallbackServerContext& context,
+      std::optional<Clock::duration> timeout = std::nullopt) const;
   /// Sends a request on its way to `model`'s engine, charged to its caller, text through a worker
   /// first; ends `call` when it is refused. Afterwards the call's reactor may be gone at any time.
   void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, Caller caller,

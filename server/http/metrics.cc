@@ -250,32 +250,25 @@ std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
     families.push_back(OneValue("vllm:cache_config_info", "Blocks of the KV cache; always 1.",
                                 MetricType::Gauge, 1, cache));
   }
-  const auto by_component = [&](const char* name, const char* help, const auto& bytes_of) {
-    prometheus::MetricFamily family{name, help, MetricType::Gauge, {}};
+  const auto by_component = [&](const auto& bytes_of) {
+    std::vector<std::pair<std::string, double>> values;
     for (int i = 0; i < kNumMemoryComponents; ++i) {
       const auto component = static_cast<MemoryComponent>(i);
-      prometheus::ClientMetric metric;
-      metric.label = labels;
-      metric.label.push_back({"component", std::string(ToString(component))});
-      metric.gauge.value = static_cast<double>(bytes_of(component));
-      family.metric.push_back(std::move(metric));
+      values.emplace_back(ToString(component), d(bytes_of(component)));
     }
-    families.push_back(std::move(family));
+    return values;
   };
   if (memory != nullptr) {
-    by_component("quantd_memory_bytes", "Bytes taken now, by component.",
-                 [&](MemoryComponent c) { return memory->Bytes(c); });
-    if (driver_bytes > 0) {
-      auto of_driver = labels;
-      of_driver.push_back({"component", "driver"});
-      families.back().metric.push_back(
-          OneValue("", "", MetricType::Gauge, d(driver_bytes), of_driver).metric.front());
-    }
+    auto values = by_component([&](MemoryComponent c) { return memory->Bytes(c); });
+    if (driver_bytes > 0) values.emplace_back("driver", d(driver_bytes));
+    by_label("memory_bytes", "Bytes taken now, by component.", MetricType::Gauge, "component",
+             values);
   }
   if (plan != nullptr) {
-    by_component("quantd_memory_plan_bytes",
-                 "Bytes that the plan made before loading says are taken at most, by component.",
-                 [&](MemoryComponent c) { return plan->of(c); });
+    by_label("memory_plan_bytes",
+             "Bytes that the plan made before loading says are taken at most, by component.",
+             MetricType::Gauge, "component",
+             by_component([&](MemoryComponent c) { return plan->of(c); }));
   }
   return Serialize(families);
 }

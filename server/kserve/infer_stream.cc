@@ -129,11 +129,7 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
 
   PreparedRequest prepared = std::move(request->prepared);
   if (id.empty()) prepared.request.id = front_.NextRequestId();
-  prepared.request.deadline = front_.DeadlineOf(*context_);
-  if (request->timeout.has_value()) {
-    const Clock::time_point end = Clock::now() + *request->timeout;
-    prepared.request.deadline = std::min(prepared.request.deadline.value_or(end), end);
-  }
+  prepared.request.deadline = front_.DeadlineOf(*context_, request->timeout);
   const auto exchange = std::make_shared<Exchange>(this, proto.model_name(), id, *request);
   absl::Status refused;
   {

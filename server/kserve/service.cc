@@ -87,11 +87,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
   }
   PreparedRequest prepared = std::move(request->prepared);
   if (proto.id().empty()) prepared.request.id = front_.NextRequestId();
-  prepared.request.deadline = front_.DeadlineOf(*context);
-  if (request->timeout.has_value()) {
-    const Clock::time_point end = Clock::now() + *request->timeout;
-    prepared.request.deadline = std::min(prepared.request.deadline.value_or(end), end);
-  }
+  prepared.request.deadline = front_.DeadlineOf(*context, request->timeout);
   reactor->Describe(proto.model_name(), proto.id(), *request);
   front_.Start(call, **model, *std::move(caller), std::move(prepared));
 }

@@ -7,7 +7,6 @@ Needs nginx and openssl's command; says so and checks nothing where nginx is mis
 import argparse
 import os
 import pathlib
-import re
 import shutil
 import socket
 import ssl
@@ -18,7 +17,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "scaling"))
-from replicas import Server  # noqa: E402
+from replicas import Server, new_key, self_signed  # noqa: E402
 
 
 def free_port():
@@ -28,9 +27,7 @@ def free_port():
 
 
 def start_nginx(folder, server, port):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                    "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "tls.key",
-                    "-out", folder / "tls.crt"], check=True, capture_output=True)
+    self_signed(folder)
     text = (ROOT / "deploy/gateway/nginx.conf").read_text()
     for old, new in (("127.0.0.1:50051", server), ("listen 443", f"listen 127.0.0.1:{port}"), ("/etc/quantd/", f"{folder}/"),
                      ("rate=50r/s", "rate=5r/s"), ("burst=200", "burst=20")):
@@ -57,9 +54,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)  # nginx's worker is another user
-        made = subprocess.run([quantd, "keys", "new", "team-a"], check=True, capture_output=True, text=True)
-        key = re.search(r"qd_\S+", made.stderr).group()
-        (folder / "keys.yaml").write_text("keys:\n" + made.stdout + "    admin: true\n")
+        key = new_key(quantd, "team-a", folder, "    admin: true\n")
         server = Server(quantd, [f"security.api_keys={folder / 'keys.yaml'}"])
         port = free_port()
         nginx = start_nginx(folder, server.address, port)

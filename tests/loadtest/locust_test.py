@@ -7,14 +7,13 @@ Needs locust and grpcio-tools in the Python that runs it.
 import argparse
 import csv
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "scaling"))
-from replicas import Server  # noqa: E402
+from replicas import Server, new_key, self_signed  # noqa: E402
 
 
 def main():
@@ -25,14 +24,11 @@ def main():
     args.quantd = str(pathlib.Path(args.quantd).resolve())
     load(args, "bare", [], [])
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                        "-subj", "/CN=quantd", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{folder}/tls.key",
-                        "-out", f"{folder}/tls.crt"], check=True, capture_output=True)
-        made = subprocess.run([args.quantd, "keys", "new", "locust"], check=True, capture_output=True, text=True)
-        pathlib.Path(folder, "keys.yaml").write_text("keys:\n" + made.stdout)
+        self_signed(folder)
+        key = new_key(args.quantd, "locust", folder)
         load(args, "TLS and a key",
              [f"tls.certificate={folder}/tls.crt", f"tls.key={folder}/tls.key", f"security.api_keys={folder}/keys.yaml"],
-             ["--grpc-tls-ca", f"{folder}/tls.crt", "--api-key", re.search(r"qd_\S+", made.stderr).group()])
+             ["--grpc-tls-ca", f"{folder}/tls.crt", "--api-key", key])
 
 
 def load(args, title, settings, flags):

@@ -62,6 +62,20 @@ class Server:
         return code
 
 
+def self_signed(folder):
+    """Writes FOLDER/tls.crt for 127.0.0.1 and its key, FOLDER/tls.key."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=quantd", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{folder}/tls.key",
+                    "-out", f"{folder}/tls.crt"], check=True, capture_output=True)
+
+
+def new_key(quantd, name, folder, more=""):
+    """Writes FOLDER/keys.yaml with one new key, whose entry ends with `more`, and returns the key."""
+    made = subprocess.run([quantd, "keys", "new", name], check=True, capture_output=True, text=True)
+    pathlib.Path(folder, "keys.yaml").write_text("keys:\n" + made.stdout + more)
+    return re.search(r"qd_\S+", made.stderr).group()
+
+
 class Nginx:
     """deploy/loadtest/nginx.conf with the addresses of `servers`."""
 

@@ -9,9 +9,11 @@
 namespace quantd::test {
 namespace {
 
-std::string PemOf(X509* certificate) {
+// What `write` puts into memory.
+template <typename Write>
+std::string Written(Write write) {
   BIO* bio = BIO_new(BIO_s_mem());
-  PEM_write_bio_X509(bio, certificate);
+  write(bio);
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio, &data);
   std::string text(data, static_cast<size_t>(size));
@@ -19,14 +21,13 @@ std::string PemOf(X509* certificate) {
   return text;
 }
 
+std::string PemOf(X509* certificate) {
+  return Written([&](BIO* bio) { PEM_write_bio_X509(bio, certificate); });
+}
+
 std::string PemOf(EVP_PKEY* key) {
-  BIO* bio = BIO_new(BIO_s_mem());
-  PEM_write_bio_PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr);
-  char* data = nullptr;
-  const long size = BIO_get_mem_data(bio, &data);
-  std::string text(data, static_cast<size_t>(size));
-  BIO_free(bio);
-  return text;
+  return Written(
+      [&](BIO* bio) { PEM_write_bio_PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr); });
 }
 
 void Extend(X509* certificate, X509* issuer, int nid, const char* value) {
