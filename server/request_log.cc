@@ -7,13 +7,13 @@
 #include <spdlog/formatter.h>
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/json_dump.h"
 #include "kernels/status.h"
+#include "server/one_line.h"
 
 namespace quantd {
 namespace {
@@ -21,10 +21,7 @@ namespace {
 // Payloads of this logger are members of a JSON object where the log is JSON.
 constexpr char kRequestLogger[] = "request";
 
-bool& LogsJson() {
-  static bool json = false;
-  return json;
-}
+bool logs_json = false;  // written before threads start
 
 class JsonFormatter : public spdlog::formatter {
  public:
@@ -50,24 +47,6 @@ class JsonFormatter : public spdlog::formatter {
   }
 };
 
-// What a client wrote must not look like another line, or speak to a terminal: as JSON in ASCII,
-// without its quotes.
-std::string OnOneLine(const std::string& text) {
-  const auto plain = [](char c) { return c >= ' ' && c <= '~'; };
-  if (std::all_of(text.begin(), text.end(), plain)) return text;
-  const std::string escaped =
-      nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  std::string out;
-  for (const char c : escaped.substr(1, escaped.size() - 2)) {
-    if (plain(c)) {
-      out += c;
-    } else {
-      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 std::string ErrorForLog(const absl::Status& status, bool prompts) {
@@ -77,10 +56,10 @@ std::string ErrorForLog(const absl::Status& status, bool prompts) {
 }
 
 std::string ToText(const RequestLine& line) {
-  std::string text = fmt::format("request {}", OnOneLine(line.id));
+  std::string text = fmt::format("request {}", OneLine(line.id));
   if (!line.caller.empty()) text += fmt::format(" of {}", line.caller);
   text += fmt::format(": {}", line.status);
-  if (!line.error.empty()) text += fmt::format(" ({})", OnOneLine(line.error));
+  if (!line.error.empty()) text += fmt::format(" ({})", OneLine(line.error));
   text += fmt::format(", {} + {} tokens", line.prompt_tokens, line.completion_tokens);
   if (line.cached_tokens > 0) text += fmt::format(", {} cached", line.cached_tokens);
   if (!line.finish_reason.empty()) text += fmt::format(", {}", line.finish_reason);
@@ -89,8 +68,8 @@ std::string ToText(const RequestLine& line) {
   }
   text += fmt::format(", {:.3f} s", line.seconds);
   if (line.prompt.has_value()) {
-    text += fmt::format(", prompt {}, output {}", DumpJson(nlohmann::json(*line.prompt)),
-                        DumpJson(nlohmann::json(line.output)));
+    const auto quoted = [](const std::string& t) { return Printable(DumpJson(nlohmann::json(t))); };
+    text += fmt::format(", prompt {}, output {}", quoted(*line.prompt), quoted(line.output));
   }
   return text;
 }
@@ -124,7 +103,17 @@ std::string ToJsonMembers(const RequestLine& line) {
 void LogRequest(const RequestLine& line) {
   const std::shared_ptr<spdlog::logger> logger = spdlog::get(kRequestLogger);
   if (logger == nullptr || !logger->should_log(spdlog::level::info)) return;
-  logger->info("{}", LogsJson() ? ToJsonMembers(line) : ToText(line));
+  logger->info("{}", logs_json ? ToJsonMembers(line) : ToText(line));
+}
+
+void LogEnd(const absl::Status& status) {
+  const std::string line = OneLine(Message(status));
+  if (logs_json) {
+    spdlog::set_level(spdlog::level::critical);  // also when nothing else is to be logged
+    spdlog::critical("{}", line);
+  } else {
+    fmt::print(stderr, "quantd: {}\n", line);
+  }
 }
 
 void ConfigureLog(const std::string& level, bool json) {
@@ -143,7 +132,7 @@ void ConfigureLog(const std::string& level, bool json) {
       spdlog::async_overflow_policy::overrun_oldest);
   spdlog::drop(kRequestLogger);
   spdlog::register_logger(logger);
-  LogsJson() = json;
+  logs_json = json;
   spdlog::set_level(spdlog::level::from_str(level));
   spdlog::flush_on(spdlog::level::info);
   if (json) spdlog::set_formatter(std::make_unique<JsonFormatter>());

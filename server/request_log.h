@@ -37,6 +37,9 @@ void LogRequest(const RequestLine& line);
 std::string ToText(const RequestLine& line);
 std::string ToJsonMembers(const RequestLine& line);
 
+/// Says on stderr why the process ends, in the log's format: "quantd: ..." before ConfigureLog.
+void LogEnd(const absl::Status& status);
+
 /// The process's log from here on: `level` as in the configuration, JSON or text. Call before
 /// threads start.
 void ConfigureLog(const std::string& level, bool json);

@@ -18,14 +18,20 @@ WorkerPool::~WorkerPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool WorkerPool::Submit(std::function<void()> job) {
+WorkerPool::Answer WorkerPool::Submit(const std::string& owner, std::function<void()> job) {
   {
     std::lock_guard lock(mutex_);
-    if (queue_.size() >= max_queued_) return false;
-    queue_.push_back(std::move(job));
+    if (queue_.size() >= max_queued_) return Answer::kFull;
+    if (!owner.empty()) {
+      size_t& own = waiting_[owner];
+      // The first one is always let in.
+      if (own > 0 && own + 1 > max_queued_ - queue_.size()) return Answer::kShareTaken;
+      ++own;
+    }
+    queue_.push_back({owner, std::move(job)});
   }
   wake_.notify_one();
-  return true;
+  return Answer::kQueued;
 }
 
 void WorkerPool::Loop() {
@@ -33,11 +39,14 @@ void WorkerPool::Loop() {
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
     if (queue_.empty()) return;
-    std::function<void()> job = std::move(queue_.front());
+    Job job = std::move(queue_.front());
     queue_.pop_front();
+    if (const auto own = waiting_.find(job.owner); own != waiting_.end() && --own->second == 0) {
+      waiting_.erase(own);
+    }
     lock.unlock();
-    job();
-    job = nullptr;  // what it holds is released without the lock
+    job.run();
+    job.run = nullptr;  // what it holds is released without the lock
     lock.lock();
   }
 }

@@ -4,9 +4,12 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -17,16 +20,24 @@ class WorkerPool {
   WorkerPool(int threads, size_t max_queued);
   ~WorkerPool();  // runs what is queued, then joins
 
-  /// False, and `job` is dropped, when `max_queued` jobs are waiting already.
-  bool Submit(std::function<void()> job);
+  /// What became of a job: it waits; or it was dropped, because all places are taken, or because
+  /// its owner would have more of them than are left for others.
+  enum class Answer : uint8_t { kQueued, kFull, kShareTaken };
+  /// `owner`: empty for a job that is nobody's, which has no share.
+  Answer Submit(const std::string& owner, std::function<void()> job);
 
  private:
+  struct Job {
+    std::string owner;
+    std::function<void()> run;
+  };
   void Loop();
 
   const size_t max_queued_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> queue_;
+  std::deque<Job> queue_;
+  std::map<std::string, size_t> waiting_;  // jobs in the queue, by owner
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -13,9 +13,9 @@
 #include "kernels/status.h"
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
-#include "server/cli/one_line.h"
 #include "server/cli/output_file.h"
 #include "server/evaluate_profiles.h"
+#include "server/one_line.h"
 #include "server/read_input.h"
 #include "server/terminal_line.h"
 

@@ -10,7 +10,7 @@
 #include "engine/weights/broken_mapping.h"
 #include "kernels/status.h"
 #include "server/cli/commands.h"
-#include "server/cli/one_line.h"
+#include "server/request_log.h"
 
 namespace {
 
@@ -52,6 +52,6 @@ int main(int argc, char** argv) {
     status = CannotPrint();
   }
   if (status.ok()) return 0;
-  fmt::print(stderr, "quantd: {}\n", quantd::OneLine(quantd::Message(status)));
+  quantd::LogEnd(status);
   return 1;
 }

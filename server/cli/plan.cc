@@ -11,8 +11,8 @@
 #include "kernels/status.h"
 #include "server/backends.h"
 #include "server/cli/commands.h"
-#include "server/cli/one_line.h"
 #include "server/host_bandwidth.h"
+#include "server/one_line.h"
 #include "server/sizes.h"
 
 namespace quantd {

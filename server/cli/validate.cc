@@ -13,7 +13,7 @@
 #include "kernels/status.h"
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
-#include "server/cli/one_line.h"
+#include "server/one_line.h"
 #include "server/sizes.h"
 
 namespace quantd {

@@ -189,30 +189,12 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
 }
 
 absl::Status Front::OnWorker(const Caller& caller, std::function<void()> job) {
-  const int64_t most = config_.limits.max_queued_tokenizations;
   const std::string key = caller.name();
-  const auto leave = [this, key] {
-    std::lock_guard lock(texts_mutex_);
-    --all_waiting_texts_;
-    if (--waiting_texts_[key] == 0) waiting_texts_.erase(key);
-  };
-  bool allowed = true;
-  {
-    std::lock_guard lock(texts_mutex_);
-    int64_t& own = waiting_texts_[key];
-    if (caller.key != nullptr && own > 0) allowed = own + 1 <= most - all_waiting_texts_;
-    ++own;
-    ++all_waiting_texts_;
-  }
-  if (allowed && pool_->Submit([leave, job = std::move(job)] {
-        leave();
-        job();
-      })) {
-    return absl::OkStatus();
-  }
-  leave();
+  const WorkerPool::Answer answer = pool_->Submit(key, std::move(job));
+  if (answer == WorkerPool::Answer::kQueued) return absl::OkStatus();
   ++refused_texts_;
-  return allowed
+  const int64_t most = config_.limits.max_queued_tokenizations;
+  return answer == WorkerPool::Answer::kFull
              ? ResourceExhausted("{} texts are waiting to be tokenized, allowed: {}", most, most)
              : ResourceExhausted(
                    "texts of {} are waiting to be tokenized, allowed: no more than are left for "

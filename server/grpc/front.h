@@ -8,7 +8,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -99,9 +98,6 @@ class Front {
   mutable std::atomic<int64_t> unauthenticated_{0};
   mutable std::atomic<int64_t> forbidden_{0};
   std::atomic<int64_t> refused_texts_{0};
-  std::mutex texts_mutex_;
-  std::map<std::string, int64_t> waiting_texts_;  // by key
-  int64_t all_waiting_texts_ = 0;
   CallRegistry calls_;
   std::atomic<uint64_t> next_id_{1};
   std::mutex watch_mutex_;

@@ -2,7 +2,11 @@
 #include "server/http/http_server.h"
 
 #include <httplib.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -13,12 +17,80 @@
 
 namespace quantd {
 
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A connection that ends at a time, whatever comes through it: the library bounds each read only,
+// so that a client which sends a byte a second would keep a thread for hours.
+class TimedStream : public httplib::Stream {
+ public:
+  TimedStream(int fd, Clock::time_point end) : fd_(fd), end_(end) {}
+
+  bool is_readable() const override { return Wait(POLLIN); }
+  bool is_writable() const override { return Wait(POLLOUT); }
+  ssize_t read(char* data, size_t size) override {
+    return Wait(POLLIN) ? ::recv(fd_, data, size, MSG_DONTWAIT) : -1;
+  }
+  // All of it, as the library expects.
+  ssize_t write(const char* data, size_t size) override {
+    for (size_t done = 0; done < size;) {
+      if (!Wait(POLLOUT)) return -1;
+      const ssize_t n = ::send(fd_, data + done, size - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (n < 0 && errno != EAGAIN && errno != EINTR) return -1;
+      if (n > 0) done += static_cast<size_t>(n);
+    }
+    return static_cast<ssize_t>(size);
+  }
+  // Of a Request that no handler here looks at.
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return fd_; }
+
+ private:
+  bool Wait(short events) const {
+    while (true) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(end_ - Clock::now()).count();
+      if (left <= 0) return false;
+      pollfd entry = {fd_, events, 0};
+      const int ready = ::poll(&entry, 1, static_cast<int>(left));
+      if (ready > 0) return true;  // or broken, which the next call says
+      if (ready == 0 || errno != EINTR) return false;
+    }
+  }
+
+  const int fd_;
+  const Clock::time_point end_;
+};
+
+// One request a connection, which is over in time.
+class TimedServer : public httplib::Server {
+ public:
+  explicit TimedServer(Clock::duration limit) : limit_(limit) {}
+
+ private:
+  bool process_and_close_socket(socket_t fd) override {
+    TimedStream stream(fd, Clock::now() + limit_);
+    bool closed = false;
+    const bool ok = process_request(stream, /*close_connection=*/true, closed, nullptr);
+    ::shutdown(fd, SHUT_RDWR);
+    ::close(fd);
+    return ok;
+  }
+
+  const Clock::duration limit_;
+};
+
+}  // namespace
+
 struct HttpServer::Impl {
-  httplib::Server server;
+  explicit Impl(Clock::duration limit) : server(limit) {}
+
+  TimedServer server;
   std::thread thread;
 };
 
-HttpServer::HttpServer() : impl_(std::make_unique<Impl>()) {}
+HttpServer::HttpServer(std::chrono::milliseconds limit) : impl_(std::make_unique<Impl>(limit)) {}
 
 HttpServer::~HttpServer() {
   if (!impl_->thread.joinable()) return;
@@ -26,24 +98,22 @@ HttpServer::~HttpServer() {
   impl_->thread.join();
 }
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
-    const std::string& address, const Serving& serving, std::function<std::string()> metrics) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
+                                                              const Serving& serving,
+                                                              std::function<std::string()> metrics,
+                                                              std::chrono::milliseconds limit) {
   std::string host;
   int port = 0;
   RETURN_IF_ERROR(ParseAddress(address, &host, &port));
-  std::unique_ptr<HttpServer> self(new HttpServer());
+  std::unique_ptr<HttpServer> self(new HttpServer(limit));
   httplib::Server& server = self->impl_->server;
   try {
-    // Few, short requests: connections are not kept, so that an idle one does not hold a thread.
     server.new_task_queue = [] { return new httplib::ThreadPool(16); };
-    server.set_keep_alive_max_count(1);
     // The library would add SO_REUSEPORT: a second server on the port must fail, not share it.
     server.set_socket_options([](socket_t socket) {
       const int yes = 1;
       ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     });
-    server.set_read_timeout(2, 0);
-    server.set_write_timeout(5, 0);
     server.set_payload_max_length(4096);
     server.set_exception_handler([](const httplib::Request&, httplib::Response& response,
                                     const std::exception_ptr&) { response.status = 500; });

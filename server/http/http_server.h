@@ -1,6 +1,7 @@
 // HttpServer: /livez, /readyz and /metrics on a port of its own, for probes and Prometheus.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,10 +15,11 @@ class HttpServer {
  public:
   /// Listens and serves from threads of its own until destroyed. `serving` must outlive the server;
   /// `metrics` makes the /metrics page and may be called from several threads at once. UNAVAILABLE
-  /// when the address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
-                                                           const Serving& serving,
-                                                           std::function<std::string()> metrics);
+  /// when the address cannot be bound. A connection has one request and is closed after `limit`,
+  /// finished or not.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
+      const std::string& address, const Serving& serving, std::function<std::string()> metrics,
+      std::chrono::milliseconds limit = std::chrono::seconds(5));
   ~HttpServer();
 
   /// Where it listens, with the port that was chosen for port 0: "127.0.0.1:8080".
@@ -25,7 +27,7 @@ class HttpServer {
 
  private:
   struct Impl;
-  HttpServer();
+  explicit HttpServer(std::chrono::milliseconds limit);
   std::unique_ptr<Impl> impl_;
   std::string address_;
 };

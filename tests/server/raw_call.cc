@@ -27,10 +27,11 @@ grpc::Status RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::s
   return status;
 }
 
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
-                                          grpc::ChannelArguments arguments) {
+std::shared_ptr<grpc::Channel> NewChannel(
+    const std::string& address, grpc::ChannelArguments arguments,
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 }  // namespace quantd::test

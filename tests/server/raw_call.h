@@ -16,6 +16,8 @@ grpc::Status RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::s
 
 /// A channel of its own connection, not shared with others of the process.
 std::shared_ptr<grpc::Channel> NewChannel(
-    const std::string& address, grpc::ChannelArguments arguments = grpc::ChannelArguments());
+    const std::string& address, grpc::ChannelArguments arguments = grpc::ChannelArguments(),
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials =
+        grpc::InsecureChannelCredentials());
 
 }  // namespace quantd::test

@@ -47,10 +47,10 @@ TEST(RequestLog, TextSaysWhatTheRequestTook) {
 TEST(RequestLog, WhatAClientWroteIsNoOtherLine) {
   RequestLine line = Line();
   line.id = "a\n2026-01-01 info request b: OK\x1b[2J\x7f";
-  line.error = "messages[0]\r\n";
+  line.error = "messages[0]\r\n\u009b2J\u2028\u202e";
   const std::string text = ToText(line);
   for (const char c : text) EXPECT_TRUE(c >= ' ' && c <= '~') << text;
-  EXPECT_THAT(text, HasSubstr("a\\n2026-01-01"));
+  EXPECT_THAT(text, HasSubstr("a\\x0a2026-01-01"));
   const absl::Status invalid = absl::InvalidArgumentError("stop[0]: \"secret\" is too long");
   EXPECT_EQ(ErrorForLog(invalid, false), "stop[0]");
   EXPECT_EQ(ErrorForLog(invalid, true), "stop[0]: \"secret\" is too long");
@@ -113,6 +113,19 @@ TEST(RequestLogProcess, EveryLineIsAnObjectAndEveryRequestHasOne) {
     } else {
       EXPECT_THAT(log, Not(HasSubstr("secret"))) << "prompts are private";
     }
+  }
+}
+
+TEST(RequestLogProcess, ItsLastLineIsAnObjectTooWhenServeFails) {
+  for (const char* level : {"info", "off"}) {
+    const test::Finished run = test::RunQuantd(
+        {"serve", "--model", "/no/model\x1b[2J", "--listen", "127.0.0.1:0", "--http", "", "--set",
+         "log.format=json", "--set", std::string("log.level=") + level});
+    EXPECT_EQ(run.code, 1);
+    const std::vector<nlohmann::json> objects = Objects(run.err);
+    ASSERT_FALSE(objects.empty()) << run.err;
+    EXPECT_EQ(objects.back()["level"], "critical");
+    EXPECT_THAT(objects.back()["message"], HasSubstr("/no/model\\x1b[2J"));
   }
 }
 

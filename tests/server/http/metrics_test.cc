@@ -2,8 +2,14 @@
 #include "server/http/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
 
 #include "server/http/http_server.h"
+#include "tests/server/eventually.h"
 #include "tests/server/http_get.h"
 
 namespace quantd {
@@ -143,6 +149,40 @@ TEST(HttpServer, SecondServerOnAPortFails) {
   ASSERT_TRUE(first.ok());
   const auto second = HttpServer::Start((*first)->address(), serving, [] { return std::string(); });
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+// More than it has threads, of whom each sends now and then a byte: they are shut out one by one.
+TEST(HttpServer, SlowClientsAreShutOutInTime) {
+  Serving serving;
+  const auto http = HttpServer::Start(
+      "127.0.0.1:0", serving, [] { return std::string(); }, std::chrono::milliseconds(300));
+  ASSERT_TRUE(http.ok()) << http.status();
+  std::atomic<bool> stop{false};
+  std::atomic<int> shut_out{0};
+  std::vector<std::thread> slow;
+  for (int i = 0; i < 40; ++i) {
+    slow.emplace_back([&] {
+      const int fd = test::ConnectTcp((*http)->address());
+      ASSERT_GE(fd, 0);
+      while (!stop && send(fd, "G", 1, MSG_NOSIGNAL) == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+      if (!stop) ++shut_out;
+      close(fd);
+    });
+  }
+  EXPECT_EQ(test::HttpGet((*http)->address(), "/livez").status, 200);
+  EXPECT_TRUE(test::Eventually([&] { return shut_out == 40; }));
+  stop = true;
+  for (std::thread& client : slow) client.join();
+}
+
+TEST(HttpServer, ALongPageArrivesWhole) {
+  Serving serving;
+  const std::string page(8 << 20, 'x');  // more than a socket takes at once
+  const auto http = HttpServer::Start("127.0.0.1:0", serving, [&] { return page; });
+  ASSERT_TRUE(http.ok()) << http.status();
+  EXPECT_EQ(test::HttpGet((*http)->address(), "/metrics").body, page);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "tests/engine/models/tiny_model.h"
 #include "tests/server/eventually.h"
 #include "tests/server/fake_engine.h"
+#include "tests/server/raw_call.h"
 #include "tests/server/security/certificates.h"
 
 namespace quantd {
@@ -62,9 +63,7 @@ class AccessTest : public testing::Test {
   std::shared_ptr<grpc::Channel> Channel(const std::string& address,
                                          const std::shared_ptr<grpc::ChannelCredentials>&
                                              credentials = grpc::InsecureChannelCredentials()) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(address, credentials, arguments);
+    return test::NewChannel(address, grpc::ChannelArguments(), credentials);
   }
   static void Present(grpc::ClientContext& context, const std::string& key) {
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
