@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/check.h"
 #include "server/grpc/error_details.h"
 
 namespace quantd::kserve {
@@ -46,6 +47,27 @@ const std::string* TextOf(const InputValues& values, const char* name) {
   const auto found = values.find(name);
   if (found == values.end()) return nullptr;
   return &std::get<std::vector<std::string>>(found->second).front();
+}
+
+// What a configuration calls a datatype of requests.
+inference::DataType ConfigTypeOf(std::string_view datatype) {
+  const std::string name =
+      fmt::format("TYPE_{}", datatype == "BYTES" ? std::string_view("STRING") : datatype);
+  inference::DataType type = inference::TYPE_INVALID;
+  QUANTD_CHECK(inference::DataType_Parse(name, &type), "{} is not in model_config.proto", name);
+  return type;
+}
+
+inference::ModelInferResponse EmptyResponse(const std::string& model, const std::string& id,
+                                            std::optional<bool> final) {
+  inference::ModelInferResponse out;
+  out.set_model_name(model);
+  out.set_model_version(kModelVersion);
+  out.set_id(id);
+  if (final.has_value()) {
+    (*out.mutable_parameters())["triton_final_response"].set_bool_param(*final);
+  }
+  return out;
 }
 
 absl::StatusOr<uint64_t> ToCount(const std::string& name, const inference::InferParameter& value) {
@@ -102,20 +124,24 @@ absl::Status TakeInputs(const InputValues& values, InferRequest* out, SamplingOp
   if (out->stream && exclude == false) {
     return InvalidField("exclude_input_in_output", "false with stream, allowed: true or absent");
   }
+  if (ValueOf<bool>(values, "return_logprobs").value_or(false)) {
+    return InvalidField("return_logprobs",
+                        "true, allowed: false or absent; quantd.v1 has log probabilities");
+  }
   // As Triton's vLLM backend: a text that comes at once begins with its prompt unless told not to.
   if (!exclude.value_or(out->stream)) out->prefix = *TextOf(values, kTextInput);
   return absl::OkStatus();
 }
 
-inference::DataType ConfigTypeOf(Datatype type) {
-  switch (type) {
-    case Datatype::kBool: return inference::TYPE_BOOL;
-    case Datatype::kInt32: return inference::TYPE_INT32;
-    case Datatype::kUint64: return inference::TYPE_UINT64;
-    case Datatype::kFp32: return inference::TYPE_FP32;
-    case Datatype::kBytes: break;
+// Asked for by inputs, as of Triton's vLLM backend: perf_analyzer names every output that there is.
+std::set<std::string> OutputsOf(const InputValues& values) {
+  std::set<std::string> names;
+  for (const OutputSpec& spec : OutputSpecs()) {
+    if (spec.asked_by != nullptr && ValueOf<bool>(values, spec.asked_by).value_or(false)) {
+      names.insert(spec.name);
+    }
   }
-  return inference::TYPE_STRING;
+  return names;
 }
 
 void Fill(const ServingStatistics::Total& total, inference::StatisticDuration* duration) {
@@ -160,7 +186,9 @@ absl::StatusOr<InferRequest> ToInferRequest(const inference::ModelInferRequest& 
   RETURN_IF_ERROR(TakeParameters(proto, &out, &request, &options));
   request.set_request_id(proto.id());
   request.set_text(*TextOf(values, kTextInput));
+  out.outputs = OutputsOf(values);
   *request.mutable_sampling() = options.params();
+  if (out.outputs.contains(kCumulativeLogprob)) request.mutable_sampling()->set_logprobs(0);
   absl::StatusOr<PreparedRequest> prepared = ToPreparedRequest(std::move(request), facts);
   if (!prepared.ok()) return SamplingOptions::Translate(prepared.status(), options.origins());
   out.prepared = *std::move(prepared);
@@ -168,24 +196,56 @@ absl::StatusOr<InferRequest> ToInferRequest(const inference::ModelInferRequest& 
   return out;
 }
 
-inference::ModelInferResponse ToInferResponse(const std::string& model, const std::string& id,
-                                              const std::optional<std::string>& text,
-                                              std::optional<bool> final) {
-  inference::ModelInferResponse out;
-  out.set_model_name(model);
-  out.set_model_version(kModelVersion);
-  out.set_id(id);
-  if (final.has_value()) {
-    (*out.mutable_parameters())["triton_final_response"].set_bool_param(*final);
+InferResponses::InferResponses(std::string model, std::string id, InferRequest& request)
+    : model_(std::move(model)),
+      id_(std::move(id)),
+      prefix_(std::move(request.prefix)),
+      outputs_(std::move(request.outputs)),
+      origins_(std::move(request.origins)) {}
+
+inference::ModelInferResponse InferResponses::Next(const RequestUpdate& update,
+                                                   std::optional<bool> final) {
+  inference::ModelInferResponse out = EmptyResponse(model_, id_, final);
+  const auto add = [&out](const OutputSpec& spec, std::string raw) {
+    auto* output = out.add_outputs();
+    output->set_name(spec.name);
+    output->set_datatype(spec.datatype);
+    output->add_shape(1);
+    // Never typed contents: perf_analyzer reads raw ones without a look.
+    out.add_raw_output_contents(std::move(raw));
+  };
+  for (const TokenOutput& token : update.tokens) cumulative_logprob_ += token.logprob;
+  const int32_t before = std::exchange(completion_tokens_, update.usage.completion_tokens);
+  for (const OutputSpec& spec : OutputSpecs()) {
+    const std::string_view name = spec.name;
+    if (name == kTextOutput) {
+      add(spec, EncodeBytes(std::exchange(prefix_, std::string()) + update.text));
+    } else if (!outputs_.contains(spec.name)) {
+      continue;
+    } else if (name == kFinishReason) {  // "None" until the last, as the vLLM backend's
+      add(spec, EncodeBytes(update.finish_reason.has_value() ? ToString(*update.finish_reason)
+                                                             : std::string_view("None")));
+    } else if (name == kCumulativeLogprob) {
+      add(spec, EncodeNumber(static_cast<float>(cumulative_logprob_)));
+    } else if (name == kNumInputTokens) {
+      add(spec, EncodeNumber(static_cast<uint32_t>(update.usage.prompt_tokens)));
+    } else if (name == kNumOutputTokens) {
+      add(spec, EncodeNumber(static_cast<uint32_t>(completion_tokens_ - before)));
+    }
   }
-  if (!text.has_value()) return out;
-  auto* output = out.add_outputs();
-  output->set_name(kTextOutput);
-  output->set_datatype(std::string(NameOf(Datatype::kBytes)));
-  output->add_shape(1);
-  // Never typed contents: perf_analyzer reads raw ones without a look.
-  out.add_raw_output_contents(EncodeBytes(*text));
   return out;
+}
+
+inference::ModelInferResponse InferResponses::Final() const {
+  return EmptyResponse(model_, id_, true);
+}
+
+inference::ModelStreamInferResponse InferResponses::Error(const absl::Status& status) const {
+  return ToErrorResponse(model_, id_, Translate(status));
+}
+
+absl::Status InferResponses::Translate(const absl::Status& status) const {
+  return SamplingOptions::Translate(status, origins_);
 }
 
 inference::ModelStreamInferResponse ToErrorResponse(const std::string& model, const std::string& id,
@@ -193,7 +253,7 @@ inference::ModelStreamInferResponse ToErrorResponse(const std::string& model, co
   inference::ModelStreamInferResponse out;
   out.set_error_message(ToGrpc(status).error_message());
   if (out.error_message().empty()) out.set_error_message("failed");  // empty would be no error
-  *out.mutable_infer_response() = ToInferResponse(model, id, std::nullopt, true);
+  *out.mutable_infer_response() = EmptyResponse(model, id, true);
   // The protocol's error is text alone: a program needs the code.
   (*out.mutable_infer_response()->mutable_parameters())["grpc_status"].set_string_param(
       absl::StatusCodeToString(status.code()));
@@ -211,10 +271,12 @@ inference::ModelMetadataResponse ToMetadata(const std::string& name) {
     input->set_datatype(std::string(NameOf(spec.type)));
     input->add_shape(spec.most == 1 ? 1 : -1);
   }
-  auto* output = out.add_outputs();
-  output->set_name(kTextOutput);
-  output->set_datatype(std::string(NameOf(Datatype::kBytes)));
-  output->add_shape(1);
+  for (const OutputSpec& spec : OutputSpecs()) {
+    auto* output = out.add_outputs();
+    output->set_name(spec.name);
+    output->set_datatype(spec.datatype);
+    output->add_shape(1);
+  }
   return out;
 }
 
@@ -226,14 +288,16 @@ inference::ModelConfig ToConfig(const std::string& name, const std::string& mode
   for (const InputSpec& spec : InputSpecs()) {
     inference::ModelInput* input = out.add_input();
     input->set_name(spec.name);
-    input->set_data_type(ConfigTypeOf(spec.type));
+    input->set_data_type(ConfigTypeOf(NameOf(spec.type)));
     input->add_dims(spec.most == 1 ? 1 : -1);
     input->set_optional(spec.name != std::string_view(kTextInput));
   }
-  inference::ModelOutput* output = out.add_output();
-  output->set_name(kTextOutput);
-  output->set_data_type(inference::TYPE_STRING);
-  output->add_dims(1);
+  for (const OutputSpec& spec : OutputSpecs()) {
+    inference::ModelOutput* output = out.add_output();
+    output->set_name(spec.name);
+    output->set_data_type(ConfigTypeOf(spec.datatype));
+    output->add_dims(1);
+  }
   out.mutable_model_transaction_policy()->set_decoupled(name == model);
   return out;
 }

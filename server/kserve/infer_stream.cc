@@ -31,11 +31,9 @@ class InferStream::Exchange : public GenerateCall::Port,
  public:
   Exchange(InferStream* stream, std::string model, std::string id, InferRequest& request)
       : stream_(stream),
-        model_(std::move(model)),
-        id_(std::move(id)),
-        prefix_(std::move(request.prefix)),
+        id_(id),
         empty_final_(request.empty_final && request.stream),
-        origins_(std::move(request.origins)),
+        responses_(std::move(model), std::move(id), request),
         call_(std::make_shared<GenerateCall>(
             this, request.stream, stream->front_.config().limits.stream_backlog_tokens)) {}
 
@@ -43,38 +41,31 @@ class InferStream::Exchange : public GenerateCall::Port,
   const std::string& id() const { return id_; }
 
   void Write(RequestUpdate update) override {
-    stream_->Send(shared_from_this(), Text(std::move(update), false));
+    stream_->Send(shared_from_this(), Serialized(responses_.Next(update, false)));
   }
 
   void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
     std::vector<grpc::ByteBuffer> messages;
-    for (RequestUpdate& update : updates) {  // at most one
-      messages.push_back(Text(std::move(update), status.ok() && !empty_final_));
+    for (const RequestUpdate& update : updates) {  // at most one
+      messages.push_back(Serialized(responses_.Next(update, status.ok() && !empty_final_)));
     }
-    const absl::Status translated = SamplingOptions::Translate(status, origins_);
     if (!status.ok()) {
-      messages.push_back(SerializeMessage(ToErrorResponse(model_, id_, translated)));
+      messages.push_back(SerializeMessage(responses_.Error(status)));
     } else if (empty_final_) {
-      messages.push_back(Serialized(ToInferResponse(model_, id_, std::nullopt, true)));
+      messages.push_back(Serialized(responses_.Final()));
     }
-    stream_->End(shared_from_this(), std::move(messages), translated, retry_pushback);
+    stream_->End(shared_from_this(), std::move(messages), responses_.Translate(status),
+                 retry_pushback);
   }
 
   void Abort() override { stream_->Abort(); }
 
  private:
-  grpc::ByteBuffer Text(RequestUpdate update, bool final) {
-    return Serialized(
-        ToInferResponse(model_, id_, std::exchange(prefix_, std::string()) + update.text, final));
-  }
-
   InferStream* const stream_;
-  const std::string model_;
   const std::string id_;
-  std::string prefix_;  // of the first response
   const bool empty_final_;
-  const SamplingOptions::Origins origins_;
+  InferResponses responses_;
   const std::shared_ptr<GenerateCall> call_;
 };
 

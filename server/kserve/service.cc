@@ -26,22 +26,17 @@ class KserveService::InferReactor : public grpc::ServerUnaryReactor, public Gene
     front_.calls().Add(call_);
   }
   const std::shared_ptr<GenerateCall>& call() const { return call_; }
-  void Describe(std::string model, std::string id, InferRequest& request) {
-    model_ = std::move(model);
-    id_ = std::move(id);
-    prefix_ = std::move(request.prefix);
-    origins_ = std::move(request.origins);
-  }
+  void Describe(InferResponses responses) { responses_ = std::move(responses); }
 
   void Write(RequestUpdate) override {}  // a call that collects is only finished
   void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
     if (!updates.empty()) {
-      *response_ =
-          SerializeMessage(ToInferResponse(model_, id_, prefix_ + updates[0].text, std::nullopt));
+      *response_ = SerializeMessage(responses_->Next(updates[0], std::nullopt));
     }
+    const bool described = responses_.has_value();
     ServerUnaryReactor::Finish(
-        front_.EndOf(context_, SamplingOptions::Translate(status, origins_), retry_pushback));
+        front_.EndOf(context_, described ? responses_->Translate(status) : status, retry_pushback));
   }
   void Abort() override { context_->TryCancel(); }
   void OnCancel() override { call_->OnCancel(); }
@@ -56,10 +51,7 @@ class KserveService::InferReactor : public grpc::ServerUnaryReactor, public Gene
   Context* const context_;
   Bytes* const response_;
   const std::shared_ptr<GenerateCall> call_;
-  std::string model_;
-  std::string id_;
-  std::string prefix_;
-  SamplingOptions::Origins origins_;
+  std::optional<InferResponses> responses_;  // once the request is read
 };
 
 void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& bytes) {
@@ -88,7 +80,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
   PreparedRequest prepared = std::move(request->prepared);
   if (proto.id().empty()) prepared.request.id = front_.NextRequestId();
   prepared.request.deadline = front_.DeadlineOf(*context, request->timeout);
-  reactor->Describe(proto.model_name(), proto.id(), *request);
+  reactor->Describe(InferResponses(proto.model_name(), proto.id(), *request));
   front_.Start(call, **model, *std::move(caller), std::move(prepared));
 }
 

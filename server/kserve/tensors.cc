@@ -41,6 +41,19 @@ constexpr InputSpec kInputs[] = {
     {"end_id", Datatype::kInt32},
     {"pad_id", Datatype::kInt32},
     {"beam_width", Datatype::kInt32},
+    {"return_finish_reason", Datatype::kBool},
+    {"return_cumulative_logprob", Datatype::kBool},
+    {"return_num_input_tokens", Datatype::kBool},
+    {"return_num_output_tokens", Datatype::kBool},
+    {"return_logprobs", Datatype::kBool},
+};
+
+constexpr OutputSpec kOutputs[] = {
+    {kTextOutput, "BYTES", nullptr},
+    {kFinishReason, "BYTES", "return_finish_reason"},
+    {kCumulativeLogprob, "FP32", "return_cumulative_logprob"},
+    {kNumInputTokens, "UINT32", "return_num_input_tokens"},
+    {kNumOutputTokens, "UINT32", "return_num_output_tokens"},
 };
 
 const InputSpec* Find(const std::string& name) {
@@ -50,10 +63,10 @@ const InputSpec* Find(const std::string& name) {
   return nullptr;
 }
 
-std::string AllNames() {
+template <typename Spec, size_t N>
+std::string NamesOf(const Spec (&specs)[N]) {
   std::string names;
-  for (const InputSpec& spec : kInputs)
-    names += (names.empty() ? "" : ", ") + std::string(spec.name);
+  for (const Spec& spec : specs) names += (names.empty() ? "" : ", ") + std::string(spec.name);
   return names;
 }
 
@@ -180,9 +193,12 @@ absl::Status CheckOutputs(const Request& request) {
   for (int i = 0; i < request.outputs_size(); ++i) {
     const auto& output = request.outputs(i);
     const std::string field = fmt::format("outputs[{}]", i);
-    if (output.name() != kTextOutput) {
+    const bool known =
+        std::any_of(std::begin(kOutputs), std::end(kOutputs),
+                    [&](const OutputSpec& spec) { return output.name() == spec.name; });
+    if (!known) {
       return InvalidField(field + ".name", "{} is not known, allowed: {}", Quoted(output.name()),
-                          kTextOutput);
+                          NamesOf(kOutputs));
     }
     RETURN_IF_ERROR(CheckNoParameters(field, output.parameters()));
   }
@@ -198,7 +214,7 @@ absl::StatusOr<std::vector<const InputSpec*>> CheckInputs(const Request& request
     const InputSpec* spec = Find(input.name());
     if (spec == nullptr) {
       return InvalidField(fmt::format("inputs[{}].name", i), "{} is not known, allowed: {}",
-                          Quoted(input.name()), AllNames());
+                          Quoted(input.name()), NamesOf(kInputs));
     }
     if (!seen.insert(spec).second) return InvalidField(spec->name, "given twice");
     specs.push_back(spec);
@@ -224,6 +240,7 @@ std::string_view NameOf(Datatype type) {
 }
 
 std::span<const InputSpec> InputSpecs() { return kInputs; }
+std::span<const OutputSpec> OutputSpecs() { return kOutputs; }
 
 absl::StatusOr<InputValues> DecodeTensors(const Request& request) {
   if (request.inputs_size() > kMaxTensors) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <span>
 #include <string>
@@ -29,7 +30,20 @@ struct InputSpec {
 /// All of them. The first one, text_input, is required.
 std::span<const InputSpec> InputSpecs();
 inline constexpr char kTextInput[] = "text_input";
-inline constexpr char kTextOutput[] = "text_output";  // the only output
+
+/// An output that a response may have, of shape [1].
+struct OutputSpec {
+  const char* name;
+  const char* datatype;  // "BYTES", "FP32", "UINT32"
+  const char* asked_by;  // the BOOL input that asks for it; null: it is always there
+};
+/// All of them. The first one is text_output.
+std::span<const OutputSpec> OutputSpecs();
+inline constexpr char kTextOutput[] = "text_output";
+inline constexpr char kFinishReason[] = "finish_reason";
+inline constexpr char kCumulativeLogprob[] = "cumulative_logprob";
+inline constexpr char kNumInputTokens[] = "num_input_tokens";
+inline constexpr char kNumOutputTokens[] = "num_output_tokens";
 
 /// Inputs and requested outputs of a request at most.
 inline constexpr int kMaxTensors = 64;
@@ -48,6 +62,14 @@ absl::StatusOr<InputValues> DecodeTensors(const inference::ModelInferRequest& re
 
 /// An element as raw_output_contents have it.
 std::string EncodeBytes(std::string_view element);
+/// A UINT32 or an FP32 so.
+template <typename T>
+std::string EncodeNumber(T value) {
+  static_assert(sizeof(T) == 4);
+  std::string bytes(sizeof(T), '\0');
+  std::memcpy(bytes.data(), &value, sizeof(T));  // this machine is little-endian, as the protocol
+  return bytes;
+}
 
 /// A name in an error: what a client sent, in quotes, at most some 64 bytes of it.
 std::string Quoted(const std::string& text);

@@ -22,8 +22,11 @@ import time
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from quantd_server import Server  # noqa: E402
+
 MODEL = "demo"
-PORT, PROXY_PORT = 18411, 18412
+PROXY_PORT = 18412
 # perf_analyzer left tritonclient's wheels with 2.60; those from 2.52 on need a newer C library than Debian 12's.
 PERF_ANALYZER_WHEEL = "2.51.0"
 PACKAGES = ["tritonclient[grpc]==2.73.0", "genai-perf==0.0.16"]
@@ -62,32 +65,13 @@ def environment(tools):
 
 
 @contextlib.contextmanager
-def server(quantd, tools):
-    log = (tools / "serve.log").open("w")
-    process = subprocess.Popen(
-        [quantd, "serve", "--model", ROOT / "demo/model", "--profile", "nf4-dq", "--http", "", "--listen",
-         f"127.0.0.1:{PORT}", "--set", f"served_model_name={MODEL}"], stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            health = subprocess.run([quantd, "health", "--target", f"127.0.0.1:{PORT}"], capture_output=True)
-            if health.returncode == 0:
-                break
-            time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        code = process.wait(60)
-    assert code == 0, f"quantd ended with {code}"
-
-
-@contextlib.contextmanager
-def recorder(tools, out, name):
+def recorder(tools, out, name, address):
     """The address for a client: that of the server, or of the recorder in front of it."""
     if out is None:
-        yield f"127.0.0.1:{PORT}"
+        yield address
         return
     process = subprocess.Popen([tools / "venv/bin/python", ROOT / "tests/clients/record_requests.py", "--to",
-                                f"127.0.0.1:{PORT}", "--listen", f"127.0.0.1:{PROXY_PORT}", "--out", out, "--name",
+                                address, "--listen", f"127.0.0.1:{PROXY_PORT}", "--out", out, "--name",
                                 name], stdout=(tools / f"{name}.calls.log").open("w"))
     time.sleep(2)
     try:
@@ -206,6 +190,12 @@ def check_tritonclient(address):
         result, error = answers.get(timeout=30)
         assert error is None and text(result) == whole, error
 
+    asked = client.infer(MODEL, inputs(text_input=prompt, return_finish_reason=True, return_cumulative_logprob=True,
+                                       return_num_input_tokens=True, return_num_output_tokens=True, **options))
+    assert text(asked) == whole and asked.as_numpy("finish_reason")[0] == b"length"
+    assert asked.as_numpy("num_output_tokens")[0] == 12 and asked.as_numpy("num_input_tokens")[0] >= 4
+    assert asked.as_numpy("cumulative_logprob")[0] < 0
+
     # Errors of calls.
     expect_error("NOT_FOUND", "\"gpt\" is not served here", lambda: client.infer("gpt", inputs(text_input="x")))
     expect_error("INVALID_ARGUMENT", "max_tokens is 0", lambda: client.infer(MODEL, inputs(text_input="x", max_tokens=0)))
@@ -310,19 +300,19 @@ def main():
         return
     setup(args.tools)
     streamed = {"text_input": "hello", "stream": True, "max_tokens": OSL}
-    with server(args.quantd.resolve(), args.tools):
-        with recorder(args.tools, args.record, "tritonclient") as address:
+    with Server(args.quantd.resolve(), [f"served_model_name={MODEL}"], threads=0) as server:
+        with recorder(args.tools, args.record, "tritonclient", server.address) as address:
             run(args.tools / "venv/bin/python", __file__, "--inside", address)
-        with recorder(args.tools, args.record, "perf_analyzer") as address:
+        with recorder(args.tools, args.record, "perf_analyzer", server.address) as address:
             perf_analyzer(args.tools, address, "streams, concurrency", MODEL, streamed, "--async", "--streaming",
                           "--concurrency-range", "1:4:1")
             perf_analyzer(args.tools, address, "streams, request rate", MODEL, streamed, "--async", "--streaming",
                           "--request-rate-range", "4:8:4")
-        with recorder(args.tools, args.record, "perf_analyzer_unary") as address:
+        with recorder(args.tools, args.record, "perf_analyzer_unary", server.address) as address:
             perf_analyzer(args.tools, address, "unary, concurrency", MODEL + "_unary",
                           {"text_input": "hello", "max_tokens": OSL}, "--concurrency-range", "1:2:1")
         for backend in ("vllm", "tensorrtllm"):
-            with recorder(args.tools, args.record, f"genai_perf_{backend}") as address:
+            with recorder(args.tools, args.record, f"genai_perf_{backend}", server.address) as address:
                 genai_perf(args.tools, address, backend)
     print("Triton's clients: all as expected")
 

@@ -16,8 +16,8 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "scaling"))
-from replicas import Server, new_key, self_signed  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+from quantd_server import Server, new_key, self_signed  # noqa: E402
 
 
 def free_port():

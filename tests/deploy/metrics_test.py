@@ -12,7 +12,6 @@ import contextlib
 import json
 import pathlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +21,9 @@ import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from quantd_server import Server, new_key  # noqa: E402
+
 DEPLOY = ROOT / "deploy"
 # Labels Prometheus itself gives a series.
 OF_TARGETS = {"instance", "job"}
@@ -83,36 +85,6 @@ def expressions():
     for path in sorted((DEPLOY / "kubernetes").rglob("*.yaml")):
         found += [(path.name, line) for line in path.read_text().splitlines() if re.search(r"\bquantd_", line)]
     return found
-
-
-@contextlib.contextmanager
-def server(quantd, *flags):
-    """(gRPC address, HTTP address) of a server of demo/model under the name that deploy/ gives it."""
-    process = subprocess.Popen([quantd, "serve", "--model", ROOT / "demo/model", "--profile", "nf4-dq", "--listen", "127.0.0.1:0",
-                                "--http", "127.0.0.1:0", "--set", "served_model_name=model", *flags],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        addresses, log = {}, ""
-        for line in process.stdout:
-            log += line
-            for address, kind in re.findall(r"listening on (127\.0\.0\.1:\d+) \((\w+)", line):
-                addresses[kind] = address
-            if {"grpc", "http"} <= addresses.keys():
-                break
-        else:
-            sys.exit(log)
-        for _ in range(300):
-            if subprocess.run([quantd, "health", "--target", addresses["grpc"]], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.1)
-        yield addresses["grpc"], addresses["http"]
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        assert process.returncode == 0, f"exit code {process.returncode} after SIGTERM"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
 def get(url):
@@ -183,12 +155,12 @@ def main():
     parser.add_argument("--prometheus", type=pathlib.Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
-        grpc, http = servers.enter_context(server(args.quantd))
+        served = servers.enter_context(Server(args.quantd, ["served_model_name=model"]))  # as in deploy/
+        grpc, http = served.address, served.http
         # Another one, which nobody may call: some metrics are there with API keys only.
-        keys = pathlib.Path(folder, "keys.yaml")
-        keys.write_text("keys:\n" + subprocess.run([args.quantd, "keys", "new", "somebody"], check=True, capture_output=True,
-                                                   text=True).stdout)
-        _, http_of_keys = servers.enter_context(server(args.quantd, "--set", f"security.api_keys={keys}"))
+        new_key(args.quantd, "somebody", folder)
+        http_of_keys = servers.enter_context(
+            Server(args.quantd, ["served_model_name=model", f"security.api_keys={folder}/keys.yaml"])).http
         send_requests(args.quantd, grpc, 1)
         metrics = get(f"http://{http}/metrics")
         series = {**parse_metrics(get(f"http://{http_of_keys}/metrics")), **parse_metrics(metrics)}

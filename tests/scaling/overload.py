@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from replicas import Server, bench  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from quantd_server import Server  # noqa: E402
+from replicas import bench  # noqa: E402
 
 LOAD = ["--random-input-len", "32:96", "--random-output-len", "16:48", "--channels", "4"]
 

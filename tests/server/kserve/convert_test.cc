@@ -299,6 +299,60 @@ TEST(KserveConvert, LaterErrorsAreInTheNamesOfTheRequest) {
   EXPECT_TRUE(SamplingOptions::Translate(absl::OkStatus(), origins).ok());
 }
 
+TEST(KserveConvert, OutputsAreThoseAskedFor) {
+  ModelInferRequest request = Plain();
+  const auto nothing = ToInferRequest(request, Facts());
+  ASSERT_TRUE(nothing.ok()) << nothing.status();
+  EXPECT_TRUE(nothing->outputs.empty());
+  EXPECT_EQ(nothing->prepared.request.sampling.logprobs, -1);
+  for (const OutputSpec& spec : OutputSpecs()) {
+    if (spec.asked_by != nullptr) AddBool(request, spec.asked_by, true);
+  }
+  const auto all = ToInferRequest(request, Facts());
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_EQ(all->outputs, (std::set<std::string>{"finish_reason", "cumulative_logprob",
+                                                 "num_input_tokens", "num_output_tokens"}));
+  EXPECT_EQ(all->prepared.request.sampling.logprobs, 0) << "which the sum is made of";
+  ModelInferRequest named = Plain();
+  AddBool(named, "return_finish_reason", false);
+  AddBool(named, "return_num_input_tokens", true);
+  for (const OutputSpec& spec : OutputSpecs()) named.add_outputs()->set_name(spec.name);
+  const auto one = ToInferRequest(named, Facts());
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->outputs, std::set<std::string>{"num_input_tokens"});
+  AddBool(named, "return_logprobs", true);
+  EXPECT_EQ(FieldIn(ToInferRequest(named, Facts()).status()), "return_logprobs");
+}
+
+TEST(KserveConvert, EachResponseHasWhatCameSinceTheLast) {
+  InferRequest request;
+  request.prefix = "hello";
+  request.outputs = {"finish_reason", "cumulative_logprob", "num_input_tokens",
+                     "num_output_tokens"};
+  InferResponses responses("m", "7", request);
+  RequestUpdate update;
+  update.text = " a";
+  update.tokens = {{1, -0.5f, {}}, {2, -0.25f, {}}};
+  update.usage = {3, 0, 2};
+  const auto first = responses.Next(update, false);
+  EXPECT_EQ(test::OutputOf(first, "text_output", "BYTES"), EncodeBytes("hello a"));
+  EXPECT_EQ(test::OutputOf(first, "finish_reason", "BYTES"), EncodeBytes("None"));
+  EXPECT_EQ(test::OutputOf(first, "cumulative_logprob", "FP32"), EncodeNumber(-0.75f));
+  EXPECT_EQ(test::OutputOf(first, "num_input_tokens", "UINT32"), EncodeNumber(uint32_t{3}));
+  EXPECT_EQ(test::OutputOf(first, "num_output_tokens", "UINT32"), EncodeNumber(uint32_t{2}));
+  update.text = " b";
+  update.tokens = {{3, -1.0f, {}}};
+  update.usage.completion_tokens = 3;
+  update.finish_reason = FinishReason::kLength;
+  const auto last = responses.Next(update, true);
+  EXPECT_EQ(test::OutputOf(last, "text_output", "BYTES"), EncodeBytes(" b"));
+  EXPECT_EQ(test::OutputOf(last, "finish_reason", "BYTES"), EncodeBytes("length"));
+  EXPECT_EQ(test::OutputOf(last, "cumulative_logprob", "FP32"), EncodeNumber(-1.75f));
+  EXPECT_EQ(test::OutputOf(last, "num_output_tokens", "UINT32"), EncodeNumber(uint32_t{1}));
+  EXPECT_EQ(last.id(), "7");
+  EXPECT_EQ(responses.Final().outputs_size(), 0);
+}
+
 TEST(KserveConvert, MetadataAndConfigSayTheSame) {
   const auto metadata = ToMetadata("m");
   const auto config = ToConfig("m", "m");
@@ -309,6 +363,13 @@ TEST(KserveConvert, MetadataAndConfigSayTheSame) {
     EXPECT_EQ(config.input(i).optional(), config.input(i).name() != "text_input");
     EXPECT_NE(config.input(i).data_type(), inference::TYPE_INVALID);
   }
+  ASSERT_EQ(metadata.outputs_size(), config.output_size());
+  for (int i = 0; i < config.output_size(); ++i) {
+    EXPECT_EQ(metadata.outputs(i).name(), config.output(i).name());
+  }
+  EXPECT_EQ(config.output(0).data_type(), inference::TYPE_STRING);
+  EXPECT_EQ(config.output(2).data_type(), inference::TYPE_FP32);
+  EXPECT_EQ(config.output(3).data_type(), inference::TYPE_UINT32);
   EXPECT_EQ(metadata.versions(0), "1");
   EXPECT_TRUE(config.model_transaction_policy().decoupled());
   const auto unary = ToConfig(UnaryName("m"), "m");

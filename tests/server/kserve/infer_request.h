@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "inference/grpc_service.pb.h"
@@ -54,6 +55,17 @@ inline inference::ModelInferRequest StreamRequest(const std::string& model, cons
 inline std::string TextOf(const inference::ModelInferResponse& response) {
   if (response.raw_output_contents_size() == 0) return "";
   return response.raw_output_contents(0).substr(4);
+}
+
+/// The bytes of the output `name`; nothing where there is none of `datatype`.
+inline std::optional<std::string> OutputOf(const inference::ModelInferResponse& response,
+                                           const std::string& name, const std::string& datatype) {
+  for (int i = 0; i < response.outputs_size(); ++i) {
+    const auto& output = response.outputs(i);
+    if (output.name() != name || output.datatype() != datatype) continue;
+    return response.raw_output_contents(i);
+  }
+  return std::nullopt;
 }
 
 }  // namespace quantd::test

@@ -9,6 +9,7 @@ using grpc::StatusCode;
 using test::AddBool;
 using test::AddText;
 using test::LettersOf;
+using test::OutputOf;
 using test::RawCall;
 using test::TextOf;
 
@@ -50,6 +51,24 @@ TEST_F(KserveServiceTest, InferAnswersOnce) {
   EXPECT_EQ(response.outputs(0).shape(0), 1);
   ASSERT_EQ(response.raw_output_contents_size(), 1);
   EXPECT_EQ(response.raw_output_contents(0), kserve::EncodeBytes("hello" + LettersOf(16)));
+  ExpectHealthy();
+}
+
+TEST_F(KserveServiceTest, InferSaysHowTheTextEndedWhenAsked) {
+  Start();
+  inference::ModelInferRequest request = Request();
+  for (const char* name : {"return_finish_reason", "return_cumulative_logprob",
+                           "return_num_input_tokens", "return_num_output_tokens"}) {
+    AddBool(request, name, true);
+  }
+  inference::ModelInferResponse response;
+  ASSERT_TRUE(Call(&Stub::ModelInfer, request, &response).ok());
+  EXPECT_EQ(response.outputs_size(), 5);
+  EXPECT_EQ(TextOf(response), "hello" + LettersOf(16));
+  EXPECT_EQ(OutputOf(response, "finish_reason", "BYTES"), kserve::EncodeBytes("length"));
+  EXPECT_EQ(OutputOf(response, "cumulative_logprob", "FP32"), kserve::EncodeNumber(-8.0f));
+  EXPECT_EQ(OutputOf(response, "num_input_tokens", "UINT32"), kserve::EncodeNumber(uint32_t{5}));
+  EXPECT_EQ(OutputOf(response, "num_output_tokens", "UINT32"), kserve::EncodeNumber(uint32_t{16}));
   ExpectHealthy();
 }
 
