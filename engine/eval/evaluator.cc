@@ -199,17 +199,21 @@ absl::StatusOr<int64_t> Evaluator::GreedyLength(std::span<const int32_t> prompt)
 absl::StatusOr<double> Evaluator::DecodeSpeed() {
   const std::span<const int32_t> ids(text_.windows.front().ids);
   const int64_t steps = std::min(settings_.decode_steps, settings_.context - 1);
-  RETURN_IF_ERROR(Prefill(model_, ids.first(1)));
   std::vector<double> seconds;
-  for (int64_t i = 0; i < steps; ++i) {
-    const int32_t id = ids[static_cast<size_t>(i) % ids.size()];
-    const auto start = std::chrono::steady_clock::now();
-    RETURN_IF_ERROR(model_.runner->Append(std::span(&id, 1)).status());
-    seconds.push_back(Seconds(start));
-  }
+  const auto begin = std::chrono::steady_clock::now();
+  do {
+    RETURN_IF_ERROR(Prefill(model_, ids.first(1)));
+    for (int64_t i = 0; i < steps; ++i) {
+      const int32_t id = ids[static_cast<size_t>(i) % ids.size()];
+      const auto start = std::chrono::steady_clock::now();
+      RETURN_IF_ERROR(model_.runner->Append(std::span(&id, 1)).status());
+      seconds.push_back(Seconds(start));
+    }
+  } while (steps > 0 && Seconds(begin) < settings_.decode_seconds);
   if (seconds.empty()) return 0.0;
-  std::nth_element(seconds.begin(), seconds.begin() + steps / 2, seconds.end());
-  return 1.0 / seconds[static_cast<size_t>(steps / 2)];
+  const auto median = seconds.begin() + static_cast<int64_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), median, seconds.end());
+  return 1.0 / *median;
 }
 
 }  // namespace quantd

@@ -35,7 +35,8 @@ struct EvalSettings {
   int64_t greedy_prompts = 16;  // beginnings of windows
   int64_t greedy_prompt_tokens = 32;
   int64_t greedy_tokens = 64;
-  int64_t decode_steps = 32;  // timed
+  int64_t decode_steps = 32;    // timed, from the first token on,
+  double decode_seconds = 1.0;  // again and again for so long: a step of a small model is short
 };
 
 class Evaluator {

@@ -61,6 +61,7 @@ EvalSettings Settings() {
   settings.greedy_prompt_tokens = 16;
   settings.greedy_tokens = 24;
   settings.decode_steps = 4;
+  settings.decode_seconds = 0;
   return settings;
 }
 
