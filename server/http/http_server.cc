@@ -16,7 +16,6 @@
 #include "server/config.h"
 
 namespace quantd {
-
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -63,14 +62,14 @@ class TimedStream : public httplib::Stream {
   const Clock::time_point end_;
 };
 
-// One request a connection, which is over in time.
-class TimedServer : public httplib::Server {
- public:
-  explicit TimedServer(Clock::duration limit) : limit_(limit) {}
+}  // namespace
 
- private:
+// One request a connection, which is over in time.
+struct HttpServer::Impl : httplib::Server {
+  explicit Impl(Clock::duration longest) : limit(longest) {}
+
   bool process_and_close_socket(socket_t fd) override {
-    TimedStream stream(fd, Clock::now() + limit_);
+    TimedStream stream(fd, Clock::now() + limit);
     bool closed = false;
     const bool ok = process_request(stream, /*close_connection=*/true, closed, nullptr);
     ::shutdown(fd, SHUT_RDWR);
@@ -78,15 +77,7 @@ class TimedServer : public httplib::Server {
     return ok;
   }
 
-  const Clock::duration limit_;
-};
-
-}  // namespace
-
-struct HttpServer::Impl {
-  explicit Impl(Clock::duration limit) : server(limit) {}
-
-  TimedServer server;
+  const Clock::duration limit;
   std::thread thread;
 };
 
@@ -94,7 +85,7 @@ HttpServer::HttpServer(std::chrono::milliseconds limit) : impl_(std::make_unique
 
 HttpServer::~HttpServer() {
   if (!impl_->thread.joinable()) return;
-  impl_->server.stop();
+  impl_->stop();
   impl_->thread.join();
 }
 
@@ -106,7 +97,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
   int port = 0;
   RETURN_IF_ERROR(ParseAddress(address, &host, &port));
   std::unique_ptr<HttpServer> self(new HttpServer(limit));
-  httplib::Server& server = self->impl_->server;
+  httplib::Server& server = *self->impl_;
   try {
     server.new_task_queue = [] { return new httplib::ThreadPool(16); };
     // The library would add SO_REUSEPORT: a second server on the port must fail, not share it.
