@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_facts.h"
 #include "kernels/ref/ref_backend.h"
 #include "kernels/status.h"
 
@@ -108,6 +109,14 @@ absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t 
   }
   if (memory_bytes > 0) device.memory_bytes = memory_bytes;
   return device;
+}
+
+double MeasureGpuBandwidth() {
+#ifdef QUANTD_HAS_CUDA
+  return cuda::MeasureReadBandwidth();
+#else
+  return 0;
+#endif
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {

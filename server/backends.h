@@ -37,6 +37,10 @@ PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options);
 /// options name another backend than auto and cuda. Errors of CreateBackend.
 absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t memory_bytes);
 
+/// Bytes per second that this machine's GPU reads from its memory, measured within some tenths of a
+/// second; 0 where this build has no cuda, or the GPU 1 GiB free. Only for machines that have one.
+double MeasureGpuBandwidth();
+
 /// The backends of this build, fastest first, that an ordinary user may name.
 std::vector<std::string> BackendNames();
 

@@ -258,8 +258,10 @@ void Validate(const ServerConfig& config, FaultList& faults) {
     faults.Add("kv.cache_bytes and kv.num_blocks: give one of them");
   }
   if (config.scheduler.max_num_seqs > config.scheduler.max_num_batched_tokens) {
-    faults.Add("scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, {}",
-               config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs);
+    faults.Add(
+        "scheduler.max_num_batched_tokens: {} is less than scheduler.max_num_seqs, allowed: {} or "
+        "more",
+        config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs);
   }
 }
 

@@ -267,7 +267,7 @@ class ProfileEvaluation {
     for (const auto& [index, score] : journal_->Of(hash).windows) {
       const EvalWindow* window =
           index < report_.windows ? &text_.windows[static_cast<size_t>(index)] : nullptr;
-      if (window == nullptr || score.tokens != window->scored() ||
+      if (window == nullptr || score.tokens != window->scored() || score.bytes != window->bytes ||
           score.kl.empty() == reference.has_value()) {
         return FailedPrecondition("{}: window {} of {} is not of this text", options_.journal,
                                   index, name);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/fault_list.h"
+#include "kernels/fault_text.h"
 
 namespace quantd {
 namespace {
@@ -37,26 +38,6 @@ std::string_view FileOf(std::string_view fault) {
   return is_file && head.find_first_of(" \"") == std::string_view::npos ? head : std::string_view();
 }
 
-// Takes what would work off the end of `what`.
-std::string TakeFix(std::string& what) {
-  if (what.find("not valid JSON") != std::string::npos) return "";  // the parser's own words follow
-  constexpr std::string_view kElse = "; ", kAllowed = ", allowed: ";
-  constexpr std::string_view kNot = " is not ", kOneOf = " is not one of ";
-  const size_t other = what.find(kElse), allowed = what.find(kAllowed);
-  if (allowed < other) {  // "allowed: 1 to 5"
-    std::string fix = what.substr(allowed + 2);
-    what.resize(allowed);
-    return fix;
-  }
-  if (other == std::string::npos) {  // the value and its list stay one sentence
-    const size_t one_of = what.find(kOneOf);
-    return one_of == std::string::npos ? "" : what.substr(one_of + kNot.size());
-  }
-  std::string fix = what.substr(other + kElse.size());
-  what.resize(other);
-  return fix;
-}
-
 }  // namespace
 
 void FindingList::Add(Severity severity, const std::string& where, std::string_view fault,
@@ -70,9 +51,9 @@ void FindingList::Add(Severity severity, const std::string& where, std::string_v
     const bool inside = file.find('/') == std::string_view::npos && FileOf(where + ": ").empty();
     if (inside && !where.empty()) finding.where = where + "/" + finding.where;
   }
-  finding.what = fault;
-  finding.fix = TakeFix(finding.what);
-  if (finding.fix.empty()) finding.fix = fix;
+  FaultParts parts = SplitFault(fault);
+  finding.what = std::move(parts.what);
+  finding.fix = parts.fix.empty() ? fix : std::move(parts.fix);
   Add(std::move(finding));
 }
 

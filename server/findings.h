@@ -1,8 +1,8 @@
 // FindingList: faults of many sources as findings, each with where it is, what it is and what to
 // do.
 //
-// Messages of ours put what would work behind "; " or ", allowed: ": that becomes the fix. A fault
-// that all layers of a model share is one finding. Not thread-safe.
+// Messages follow the grammar of kernels/fault_text.h. A fault that all layers of a model share is
+// one finding. Not thread-safe.
 #pragma once
 
 #include <cstdint>

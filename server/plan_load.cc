@@ -75,7 +75,7 @@ absl::StatusOr<ChosenProfile> ChooseProfile(const ModelSource& source, const Pla
                    PlanProfiles(source, RequestFor(source, device, options, rules)));
   RETURN_IF_ERROR(ChooseFrom(plan, rules, /*goal=*/""));
   if (plan.recommended.empty()) {
-    return ResourceExhausted("profile auto: {}", fmt::join(plan.reasons, "; "));
+    return ResourceExhausted("profile auto: {}", fmt::join(plan.reasons, ". "));
   }
   return ChosenProfile{plan.recommended == kCheckpointProfile ? "" : plan.recommended,
                        std::move(plan.reasons)};

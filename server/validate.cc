@@ -36,6 +36,7 @@ constexpr auto kWarning = Finding::Severity::kWarning;
 constexpr char kBroken[] =
     "fetch the model folder again: config.json and *.safetensors are not of one model, or not "
     "whole";
+constexpr char kTokenizer[] = "the tokenizer that was published with these weights";
 
 class Validator {
  public:
@@ -64,7 +65,10 @@ class Validator {
     }
     std::vector<ConfigFault> faults;
     config_ = ReadServerConfig(yaml, config_source_, options_.overrides, faults);
-    for (const ConfigFault& fault : faults) findings_.Add(kError, fault.where, fault.what);
+    for (const ConfigFault& fault : faults) {
+      findings_.Add(kError, fault.where, fault.what,
+                    "configs/server.yaml of quantd's sources says what each key may be");
+    }
     engine_ = config_.ToEngineOptions();
     // What is wrong with the two together is noted; further checks need one that is possible.
     engine_.max_num_batched_tokens = std::max(engine_.max_num_batched_tokens, engine_.max_num_seqs);
@@ -157,10 +161,9 @@ class Validator {
     const bool missing = absl::IsNotFound(tokenizer.status());
     findings_.Add(
         kError, config_.model, tokenizer.status(),
-        missing ? "tokenizer.json (or SentencePiece's tokenizer.model) of the model" : "");
+        missing ? "tokenizer.json (or SentencePiece's tokenizer.model) of the model" : kTokenizer);
     if (tokenizer.ok() && spec_) {
-      findings_.Add(kError, config_.model, CheckTokenizer(**tokenizer, *spec_),
-                    "the tokenizer that was published with these weights");
+      findings_.Add(kError, config_.model, CheckTokenizer(**tokenizer, *spec_), kTokenizer);
     }
     const absl::Status chat = ChatTemplate::Load(dir_).status();
     if (!chat.ok() && !absl::IsNotFound(chat)) {  // many a model has none
@@ -228,11 +231,7 @@ class Validator {
     if (!device_) return false;
     const auto chosen = ChooseProfile(source, *device_, engine_);
     if (!chosen.ok()) {
-      // Sentences, of which the last says what would help.
-      const std::string reasons = Message(chosen.status());
-      const size_t last = reasons.rfind("; ");
-      findings_.Add({kError, "memory", reasons.substr(0, last),
-                     last == std::string::npos ? "" : reasons.substr(last + 2)});
+      findings_.Add(kError, "memory", chosen.status());
       return false;
     }
     profile_given_ = !chosen->name.empty();

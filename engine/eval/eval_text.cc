@@ -24,18 +24,20 @@ int64_t BytesOf(const Tokenizer& tokenizer, int32_t id, bool first) {
   return static_cast<int64_t>(bytes);
 }
 
-// Adds the windows of one document's tokens, each behind `prefix`; false when max_tokens are there.
-bool Cut(const Tokenizer& tokenizer, const std::vector<int32_t>& prefix,
-         std::span<const int32_t> tokens, const EvalTextOptions& options, EvalText* out) {
+// Adds one document's tokens and the windows over them; false when max_tokens are there.
+bool Cut(const Tokenizer& tokenizer, std::span<const int32_t> tokens,
+         const EvalTextOptions& options, EvalText* out) {
+  const int64_t document = static_cast<int64_t>(out->ids.size());
   const int64_t count = static_cast<int64_t>(tokens.size());
-  const int64_t front = static_cast<int64_t>(prefix.size());
+  const int64_t front = static_cast<int64_t>(out->prefix.size());
   const int64_t room = options.context - front;
+  out->ids.insert(out->ids.end(), tokens.begin(), tokens.end());
   int64_t scored_to = 0;  // tokens before it are scored, or can't be
   for (int64_t begin = 0; begin < count; begin += out->stride) {
     const int64_t end = std::min(count, begin + room);
     EvalWindow window;
-    window.ids = prefix;
-    window.ids.insert(window.ids.end(), tokens.begin() + begin, tokens.begin() + end);
+    window.begin = document + begin;
+    window.length = front + end - begin;
     // Without a prefix, the first token of all has nothing before it.
     window.first_scored = std::max<int64_t>(1, front + std::max<int64_t>(0, scored_to - begin));
     scored_to = end;
@@ -44,12 +46,12 @@ bool Cut(const Tokenizer& tokenizer, const std::vector<int32_t>& prefix,
           out->tokens + window.scored() > options.max_tokens) {
         return false;
       }
-      for (int64_t i = window.first_scored; i < front + end - begin; ++i) {
-        window.bytes += BytesOf(tokenizer, window.ids[static_cast<size_t>(i)], begin + i == front);
+      for (int64_t i = begin + window.first_scored - front; i < end; ++i) {
+        window.bytes += BytesOf(tokenizer, tokens[static_cast<size_t>(i)], i == 0);
       }
       out->tokens += window.scored();
       out->bytes += window.bytes;
-      out->windows.push_back(std::move(window));
+      out->windows.push_back(window);
     }
     if (end == count) break;
   }
@@ -57,6 +59,13 @@ bool Cut(const Tokenizer& tokenizer, const std::vector<int32_t>& prefix,
 }
 
 }  // namespace
+
+std::vector<int32_t> EvalText::Ids(const EvalWindow& window) const {
+  std::vector<int32_t> all = prefix;
+  const auto first = ids.begin() + window.begin;
+  all.insert(all.end(), first, first + window.length - static_cast<int64_t>(prefix.size()));
+  return all;
+}
 
 absl::StatusOr<std::vector<std::string>> SplitDocuments(const std::string& contents,
                                                         const std::string& source) {
@@ -80,8 +89,9 @@ absl::StatusOr<std::vector<std::string>> SplitDocuments(const std::string& conte
 absl::StatusOr<EvalText> MakeEvalText(const Tokenizer& tokenizer,
                                       const std::vector<std::string>& documents,
                                       const EvalTextOptions& options) {
-  ASSIGN_OR_RETURN(const std::vector<int32_t> prefix, PrefixOf(tokenizer));
-  const int64_t front = static_cast<int64_t>(prefix.size());
+  EvalText text;
+  ASSIGN_OR_RETURN(text.prefix, PrefixOf(tokenizer));
+  const int64_t front = static_cast<int64_t>(text.prefix.size());
   if (options.context < front + 2) {
     return InvalidArgument("context is {}, allowed: {} or more", options.context, front + 2);
   }
@@ -91,7 +101,6 @@ absl::StatusOr<EvalText> MakeEvalText(const Tokenizer& tokenizer,
     return InvalidArgument("stride is {}, allowed: 1 to the context of {}", options.stride,
                            options.context);
   }
-  EvalText text;
   text.stride = stride;
   bool more = true;
   for (size_t i = 0; i < documents.size() && more; ++i) {
@@ -101,12 +110,13 @@ absl::StatusOr<EvalText> MakeEvalText(const Tokenizer& tokenizer,
                                                              : fmt::format("document {}", i + 1));
     }
     const size_t before = text.windows.size();
-    more = Cut(tokenizer, prefix, *tokens, options, &text);
+    more = Cut(tokenizer, *tokens, options, &text);
     if (text.windows.size() > before) ++text.documents;
   }
   Fnv64 hash;
   for (const EvalWindow& window : text.windows) {
-    hash.Add(std::as_bytes(std::span(window.ids)));
+    const std::vector<int32_t> ids = text.Ids(window);
+    hash.Add(std::as_bytes(std::span(ids)));
     hash.Add(window.first_scored);
   }
   if (text.windows.empty()) {

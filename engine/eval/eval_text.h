@@ -13,22 +13,28 @@
 
 namespace quantd {
 
-/// One sequence to be run, and which of its tokens are predictions to be scored.
+/// One sequence to be run (EvalText::Ids), and which of its tokens are predictions to be scored.
 struct EvalWindow {
-  std::vector<int32_t> ids;
+  int64_t begin = 0;         // of its text, in EvalText::ids
+  int64_t length = 0;        // tokens, with what is before the text
   int64_t first_scored = 1;  // index of the first token whose prediction counts, at least 1
   int64_t bytes = 0;         // of text, of the scored tokens
 
-  int64_t scored() const { return static_cast<int64_t>(ids.size()) - first_scored; }
+  int64_t scored() const { return length - first_scored; }
 };
 
 struct EvalText {
+  // Windows may share nearly all of their tokens (a small stride): these are held once.
+  std::vector<int32_t> prefix;  // what every window begins with
+  std::vector<int32_t> ids;     // of the documents, one after the other
   std::vector<EvalWindow> windows;
   int64_t documents = 0;  // that gave windows
   int64_t stride = 0;     // from one window to the next
   int64_t tokens = 0;     // scored
   int64_t bytes = 0;      // of these
   std::string hash;       // 16 hex digits, of the windows' tokens and of what is scored
+
+  std::vector<int32_t> Ids(const EvalWindow& window) const;  // [window.length]
 };
 
 struct EvalTextOptions {

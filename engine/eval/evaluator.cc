@@ -50,14 +50,14 @@ absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const EvalText& tex
 
 absl::StatusOr<WindowScore> Evaluator::Score(int64_t index) {
   const EvalWindow& window = text_.windows[static_cast<size_t>(index)];
-  const std::span<const int32_t> ids(window.ids);
+  const std::vector<int32_t> ids = text_.Ids(window);
   const int64_t vocab = model_.target.model->spec().vocab_size;
   WindowScore score;
   score.window = index;
   score.tokens = window.scored();
   score.bytes = window.bytes;
   // The last token predicts nothing that is known.
-  const int64_t length = static_cast<int64_t>(ids.size()) - 1;
+  const int64_t length = window.length - 1;
   score.rows = length;
   model_.runner->Restart();
   int64_t step = model_.runner->max_rows();
@@ -118,7 +118,7 @@ absl::Status Evaluator::Measure(ProfileFacts* facts) {
 std::vector<const EvalWindow*> Evaluator::Spread(int64_t count, int64_t tokens) const {
   std::vector<const EvalWindow*> long_enough;
   for (const EvalWindow& window : text_.windows) {
-    if (static_cast<int64_t>(window.ids.size()) >= tokens) long_enough.push_back(&window);
+    if (window.length >= tokens) long_enough.push_back(&window);
   }
   const int64_t available = static_cast<int64_t>(long_enough.size());
   if (available <= count) return long_enough;
@@ -146,10 +146,10 @@ absl::StatusOr<std::vector<LinearError>> Evaluator::CompareLinears() {
                    LinearErrors::Create(*model_.target.backend, *model_.target.model, rows));
   for (const EvalWindow* window : Spread(settings_.linear_windows, 2 * rows)) {
     // Rows of the middle: the first token of a sequence is like no other in most models.
-    const std::span<const int32_t> ids(window->ids);
-    const int64_t middle = static_cast<int64_t>(ids.size()) / 2;
+    const std::vector<int32_t> ids = text_.Ids(*window);
+    const int64_t middle = window->length / 2;
     const auto run = [&](Side& side, const LinearTap& tap) -> absl::Status {
-      RETURN_IF_ERROR(Prefill(side, ids.first(static_cast<size_t>(middle))));
+      RETURN_IF_ERROR(Prefill(side, Part(ids, 0, middle)));
       return side.runner->Append(Part(ids, middle, rows), tap.observer()).status();
     };
     const LinearTap reference(*reference_->target.backend, rows);
@@ -167,8 +167,7 @@ absl::StatusOr<std::vector<int64_t>> Evaluator::GreedyLengths() {
       std::min(settings_.greedy_prompt_tokens, settings_.context - settings_.greedy_tokens);
   if (prompt < 1) return lengths;
   for (const EvalWindow* window : Spread(settings_.greedy_prompts, prompt)) {
-    ASSIGN_OR_RETURN(const int64_t length,
-                     GreedyLength(std::span(window->ids).first(static_cast<size_t>(prompt))));
+    ASSIGN_OR_RETURN(const int64_t length, GreedyLength(Part(text_.Ids(*window), 0, prompt)));
     lengths.push_back(length);
   }
   return lengths;
@@ -197,12 +196,12 @@ absl::StatusOr<int64_t> Evaluator::GreedyLength(std::span<const int32_t> prompt)
 }
 
 absl::StatusOr<double> Evaluator::DecodeSpeed() {
-  const std::span<const int32_t> ids(text_.windows.front().ids);
+  const std::vector<int32_t> ids = text_.Ids(text_.windows.front());
   const int64_t steps = std::min(settings_.decode_steps, settings_.context - 1);
   std::vector<double> seconds;
   const auto begin = std::chrono::steady_clock::now();
   do {
-    RETURN_IF_ERROR(Prefill(model_, ids.first(1)));
+    RETURN_IF_ERROR(Prefill(model_, Part(ids, 0, 1)));
     for (int64_t i = 0; i < steps; ++i) {
       const int32_t id = ids[static_cast<size_t>(i) % ids.size()];
       const auto start = std::chrono::steady_clock::now();

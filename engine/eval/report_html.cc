@@ -40,8 +40,8 @@ const ProfileResult* Find(const EvalReport& report, const std::string& name) {
 
 std::string MeanText(const std::vector<int64_t>& values) {
   if (values.empty()) return "–";
-  const int64_t sum = std::accumulate(values.begin(), values.end(), int64_t{0});
-  return fmt::format("{:.1f}", static_cast<double>(sum) / static_cast<double>(values.size()));
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  return fmt::format("{:.1f}", sum / static_cast<double>(values.size()));
 }
 
 // "At least 99 % kept": the profile with the fewest bytes that does.

@@ -79,8 +79,8 @@ std::vector<std::string> SlowPaths(const DecoderSpec& spec, const LoadPlan& load
   if (std::find(kHeadDims.begin(), kHeadDims.end(), spec.head_dim) == kHeadDims.end()) {
     slow.push_back(
         fmt::format("head_dim {}: cuda's tensor core attention takes {}, other sizes run in its "
-                    "generic kernel, "
-                    "which is slower",
+                    "generic kernel, which is slower; the size is the model's: nothing but another "
+                    "model changes it",
                     spec.head_dim, fmt::join(kHeadDims, ", ")));
   }
   if (kv != DType::kI8 && kv != compute) {

@@ -4,6 +4,7 @@
 #include <set>
 #include <vector>
 
+#include "kernels/fault_text.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -31,7 +32,7 @@ class JsonChecker : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::json::exception& e) override {
-    fault_ = fmt::format("not valid JSON at byte {}: {}", position, e.what());
+    fault_ = fmt::format("not valid JSON at byte {}: {}", position, ForeignWords(e.what()));
     return false;
   }
 

@@ -125,7 +125,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::filesyst
   for (const std::string& shard : shards) {
     const absl::Status status = checkpoint->Add(dir / shard);
     if (absl::IsNotFound(status))
-      return DataLoss("{}: names {}, which does not exist", kIndex, shard);
+      return DataLoss("{}: names \"{}\", which does not exist", kIndex, shard);
     RETURN_IF_ERROR(status);
   }
   for (const auto& [name, shard] : weight_map) {

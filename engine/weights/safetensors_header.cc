@@ -4,6 +4,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "kernels/fault_text.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -148,8 +149,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
 
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::json::exception& e) override {
-    return FaultText(
-        fmt::format("the header is not valid JSON at byte {}: {}", position, e.what()));
+    return FaultText(fmt::format("the header is not valid JSON at byte {}: {}", position,
+                                 ForeignWords(e.what())));
   }
 
   SafetensorsHeader header;

@@ -192,7 +192,7 @@ class Planner {
       } else if (!expected_.tied_head.empty() && name == expected_.tied_head + ".weight") {
         CheckTiedCopy(name, tensor, plan);
       } else {
-        faults_.Add("{}: tensor {} ({} {}) is not part of the model",
+        faults_.Add("{}: tensor \"{}\" ({} {}) is not part of the model",
                     checkpoint_->file_name(tensor.file), name, ToString(tensor.dtype),
                     ShapeText(tensor.shape));
       }

@@ -1,5 +1,5 @@
 // MeasureDevice: copy and read bandwidth and the bf16 tensor-core rate of the GPU at hand. Not part
-// of the backend: benchmarks compare its kernels with these.
+// of the backend: benchmarks compare its kernels with these, `quantd plan` computes with them.
 //
 // Copy and read: grid-stride loops of 16-byte accesses over 1 GiB, far beyond any L2. bf16 rate:
 // mma.sync m16n8k16 from registers, eight independent accumulators a warp, every SM filled.
@@ -81,17 +81,22 @@ double MedianSeconds(Launch launch) {
   return times[kRuns / 2] * 1e-3;
 }
 
+constexpr size_t kCount = kBytes / sizeof(uint4);
+
+int Blocks(int multiprocessors) { return multiprocessors * 8; }
+
+double ReadRate(int multiprocessors, const uint4* in, uint32_t* sink) {
+  return static_cast<double>(kBytes) / MedianSeconds([&] {
+           FactsReadKernel<<<Blocks(multiprocessors), 512>>>(in, sink, kCount);
+         });
+}
+
 void Measure(DeviceMeasurements& m, uint4* in, uint4* out) {
   cudaMemset(in, 1, kBytes);
-  const int blocks = m.multiprocessors * 8;
-  const size_t count = kBytes / sizeof(uint4);
-  const double bytes = static_cast<double>(kBytes);
-  m.copy_bytes_per_second =
-      2 * bytes / MedianSeconds([&] { FactsCopyKernel<<<blocks, 512>>>(in, out, count); });
-  m.read_bytes_per_second =
-      bytes / MedianSeconds([&] {
-        FactsReadKernel<<<blocks, 512>>>(in, reinterpret_cast<uint32_t*>(out), count);
-      });
+  m.copy_bytes_per_second = 2 * static_cast<double>(kBytes) / MedianSeconds([&] {
+                              FactsCopyKernel<<<Blocks(m.multiprocessors), 512>>>(in, out, kCount);
+                            });
+  m.read_bytes_per_second = ReadRate(m.multiprocessors, in, reinterpret_cast<uint32_t*>(out));
   constexpr int kIterations = 4096, kWarps = 8;
   const double flops = 2.0 * 16 * 8 * 16 * 8 * kIterations * kWarps * 2 * m.multiprocessors;
   m.mma_flops_per_second = flops / MedianSeconds([&] {
@@ -125,6 +130,21 @@ DeviceMeasurements MeasureDevice() {
   cudaFree(out);
   failed(cudaGetLastError());
   return m;
+}
+
+double MeasureReadBandwidth() {
+  int multiprocessors = 0;
+  if (cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0) != cudaSuccess) {
+    return 0;
+  }
+  uint4* in = nullptr;
+  double rate = 0;
+  // The sink lies in what is read: nothing is written to it.
+  if (cudaMalloc(&in, kBytes) == cudaSuccess && cudaMemset(in, 1, kBytes) == cudaSuccess) {
+    rate = ReadRate(multiprocessors, in, reinterpret_cast<uint32_t*>(in));
+  }
+  cudaFree(in);
+  return cudaGetLastError() == cudaSuccess ? rate : 0;
 }
 
 }  // namespace quantd::cuda

@@ -1,5 +1,5 @@
-// What the GPU at hand is and what it really does: the yardsticks of the benchmarks. Safe to
-// include without CUDA.
+// What the GPU at hand is and what it really does: the yardsticks of the benchmarks, and of
+// `quantd plan`. Safe to include without CUDA.
 #pragma once
 
 #include <cstdint>
@@ -25,5 +25,9 @@ struct DeviceMeasurements {
 
 /// Measures device 0; takes about a second and 2 GiB of its memory.
 DeviceMeasurements MeasureDevice();
+
+/// read_bytes_per_second of device 0 alone: some hundredths of a second, and 1 GiB of its memory.
+/// 0 where it cannot be measured.
+double MeasureReadBandwidth();
 
 }  // namespace quantd::cuda

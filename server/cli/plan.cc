@@ -174,6 +174,9 @@ absl::StatusOr<PlanDevice> DeviceOf(const PlanFlags& flags) {
     device.bytes_per_second = *rate;
   } else if (device.backend == PlanBackend::kCpu) {
     device.bytes_per_second = MeasureHostBandwidth(device.threads);
+  } else if (device.backend == PlanBackend::kCuda && memory == 0 &&
+             flags.backend != "cuda-emulated") {  // a GPU that is here
+    device.bytes_per_second = MeasureGpuBandwidth();
   }
   return device;
 }
@@ -214,8 +217,9 @@ void AddPlan(CLI::App& app, Run* run) {
   cmd->add_option("--goal", flags->goal,
                   "production, limited-vram, best-quality, qlora or research; empty: by memory and "
                   "parameters");
-  cmd->add_option("--bandwidth", flags->bandwidth,
-                  "Of the device's memory, like 3.35TB/s; without it cpu is measured");
+  cmd->add_option(
+      "--bandwidth", flags->bandwidth,
+      "Of the device's memory, like 3.35TB/s; without it measured, of a device at hand");
   cmd->add_option("--backend", flags->backend, "auto, cuda, cpu or ref");
   cmd->add_option("--profile", flags->profile, "One more profile: a YAML file");
   cmd->add_option("--rules", flags->rules, "Rules of choice instead of configs/selection.yaml");

@@ -132,10 +132,25 @@ def kserve_seeds():
         yield path.stem, path.read_bytes()
 
 
+def report_seeds():
+    """The demo model's report with a few profiles and modules, and a journal of it."""
+    report = json.loads((ROOT / "demo/model/quantd-eval.json").read_text())
+    profiles = [dict(p, linears=p["linears"][:2]) for p in report["profiles"] if p["name"] in ("bf16", "int8", "nf4")]
+    yield "report", json.dumps(dict(report, profiles=profiles)).encode()
+    yield "alone", json.dumps(dict(report, reference=None, profiles=[
+        {key: value for key, value in profiles[0].items() if key not in ("retention", "kl", "top1", "top5")},
+        {"name": "fp8", "refusal": "it does not fit"}])).encode()
+    yield "sums", json.dumps(dict(report, profiles=[dict(profiles[2], greedy_lengths=[2**63 - 1] * 2)])).encode()
+    score = {"window": 0, "tokens": 2, "bytes": 9, "nll": 7.5, "seconds": 0.25, "rows": 3, "reference_nll": 7.25,
+             "top1": 1, "top5": 9, "kl": [0.0125, 3e-05]}
+    lines = [{"quantd_eval": {"text": "t"}}, {"profile": "h", "score": score}, {"facts": profiles[1]}]
+    yield "journal", b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
 SEEDS = {"safetensors": safetensors_seeds, "config": config_seeds, "checkpoint": checkpoint_seeds,
          "profile": profile_seeds, "tokenizer_json": tokenizer_json_seeds, "tokenize": tokenize_seeds,
          "chat_template": chat_template_seeds, "sentencepiece_model": sentencepiece_model_seeds,
-         "request": request_seeds, "kserve": kserve_seeds}
+         "request": request_seeds, "kserve": kserve_seeds, "report": report_seeds}
 
 
 def main():

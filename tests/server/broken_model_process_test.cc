@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/text/utf8.h"
+#include "server/validate.h"
 #include "tests/engine/models/tiny_model.h"
 #include "tests/server/guarded_server.h"
 
@@ -177,6 +178,16 @@ std::vector<std::string> GenerateFrom(const fs::path& dir) {
   return {"generate", "--model", dir, "--prompt", "x", "--max-tokens", "1"};
 }
 
+// `quantd validate` says it, too, where headers show it, with what to do about it.
+void ExpectFindings(const fs::path& dir, const std::string& what) {
+  ValidateOptions options;
+  options.overrides = {"model=" + dir.string(), "backend=ref"};
+  for (const Finding& finding : Validate(options)) {
+    EXPECT_NE(finding.what, "") << what;
+    EXPECT_NE(finding.fix, "") << what << ": " << finding.what;
+  }
+}
+
 void ExpectRefused(const std::vector<Broken>& table) {
   tiny::TempDir good;
   WriteGood(good.path());
@@ -205,6 +216,7 @@ void ExpectRefused(const std::vector<Broken>& table) {
       EXPECT_LT(run.err.size(), 8000u) << broken.what;
     }
     EXPECT_EQ(generate.err, serve.err) << broken.what;
+    ExpectFindings(dir.path(), broken.what);
   }
 }
 
@@ -269,7 +281,8 @@ TEST(BrokenModel, ContainerOfWeightsIsOneLine) {
       // What a message quotes stays one line of readable length.
       {"names with line ends and a terminal's commands",
        header(name, R"("x\ny\u001b[31m\u007f")"),
-       {"model.safetensors: tensor x\\x0ay\\x1b[31m\\x7f (BF16 [32]) is not part of the model"}},
+       {"model.safetensors: tensor \"x\\x0ay\\x1b[31m\\x7f\" (BF16 [32]) is not part of the "
+        "model"}},
       {"a name of 20 MB",
        only("{\"" + std::string(20 << 20, 'a') + "\":{\"dtype\":\"F99\"}}"),
        {"model.safetensors: tensor \"aaa", "aaa\": dtype \"F99\" is unknown"}},
@@ -287,7 +300,7 @@ TEST(BrokenModel, ShardsAreOneLine) {
   ExpectRefused({
       {"a shard that is missing",
        Sharded(Remove(kSecondShard)),
-       {"model.safetensors.index.json: names " + second + ", which does not exist"}},
+       {"model.safetensors.index.json: names \"" + second + "\", which does not exist"}},
       {"a shard outside of the folder",
        in_index(second, "../" + second),
        {"model.safetensors.index.json: weight_map",
@@ -319,7 +332,7 @@ TEST(BrokenModel, ShardsAreOneLine) {
        {"model.safetensors.index.json: no weight_map"}},
       {"a shard's name with a line end",
        in_index(second, R"(a\nb)"),
-       {"model.safetensors.index.json: names a\\x0ab, which does not exist"}},
+       {"model.safetensors.index.json: names \"a\\x0ab\", which does not exist"}},
   });
   tiny::TempDir dir;  // shards are not what is refused
   WriteGood(dir.path());

@@ -1,17 +1,15 @@
 // The command's exit codes and words: 0, 1 with one line on stderr, 2 for wrong usage; and what
 // tokenize, logits and profiles write.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
 
+#include "tests/engine/models/tiny_model.h"
 #include "tests/server/process.h"
 
 namespace quantd {
@@ -21,31 +19,9 @@ namespace fs = std::filesystem;
 using test::DemoModel;
 using test::Finished;
 using test::RunQuantd;
-
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (fs::temp_directory_path() / "quantd_cli_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-void WriteFile(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
+using testing_support::ReadFile;
+using testing_support::TempDir;
+using testing_support::WriteFile;
 
 TEST(Cli, WrongUsageIsExitCodeTwoAndOneLine) {
   const std::vector<std::string> table[] = {
@@ -112,10 +88,10 @@ TEST(Cli, EmulatedCudaWritesWhatRefWrites) {
 
 TEST(Cli, FailureIsExitCodeOneAndOneLine) {
   TempDir dir;
-  WriteFile(dir / "bad.yaml", "modle: x\n");
-  WriteFile(dir / "latin1.txt", "caf\xe9");
-  WriteFile(dir / "ids.json", "{\"token_ids\": [1, 99999]}");
-  WriteFile(dir / "noids.json", "{\"token_ids\": [1.5]}");
+  WriteFile(dir.path() / "bad.yaml", "modle: x\n");
+  WriteFile(dir.path() / "latin1.txt", "caf\xe9");
+  WriteFile(dir.path() / "ids.json", "{\"token_ids\": [1, 99999]}");
+  WriteFile(dir.path() / "noids.json", "{\"token_ids\": [1.5]}");
   struct Row {
     std::vector<std::string> arguments;
     std::string message;
@@ -131,11 +107,12 @@ TEST(Cli, FailureIsExitCodeOneAndOneLine) {
       {{"generate", "--model", DemoModel(), "--chat", "--prompt", "x"}, "has no chat template"},
       {{"generate", "--model", DemoModel(), "--prompt-file", "/nonexistent"}, "--prompt-file"},
       {{"generate", "--model", DemoModel(), "--prompt-file", dir.path()}, "--prompt-file"},
-      {{"generate", "--target", "127.0.0.1:1", "--prompt-file", dir / "latin1.txt"}, "byte 3"},
+      {{"generate", "--target", "127.0.0.1:1", "--prompt-file", dir.path() / "latin1.txt"},
+       "byte 3"},
       {{"generate", "--model", DemoModel(), "--prompt", "x", "--stop", "\xff"}, "--stop"},
       {{"generate", "--target", "127.0.0.1:1", "--prompt", "x"}, "127.0.0.1:1"},
       {{"health", "--target", "127.0.0.1:1"}, "127.0.0.1:1"},
-      {{"serve", "--config", dir / "bad.yaml"}, "modle"},
+      {{"serve", "--config", dir.path() / "bad.yaml"}, "modle"},
       {{"serve", "--config", "/nonexistent.yaml"}, "/nonexistent.yaml"},
       {{"serve", "--config", dir.path()}, "cannot be read"},
       {{"serve", "--model", ""}, "model: empty"},
@@ -144,9 +121,11 @@ TEST(Cli, FailureIsExitCodeOneAndOneLine) {
       {{"tokenize", "--model", "/nonexistent", "--text", "x"}, "/nonexistent"},
       {{"tokenize", "--model", DemoModel(), "--decode", "--text", "[1, 4096]"},
        "4096 is not in [0, 4096)"},
-      {{"logits", "--model", DemoModel(), "--tokens", dir / "ids.json", "--out", dir / "o"},
+      {{"logits", "--model", DemoModel(), "--tokens", dir.path() / "ids.json", "--out",
+        dir.path() / "o"},
        "99999"},
-      {{"logits", "--model", DemoModel(), "--tokens", dir / "noids.json", "--out", dir / "o"},
+      {{"logits", "--model", DemoModel(), "--tokens", dir.path() / "noids.json", "--out",
+        dir.path() / "o"},
        "1.5"},
   };
   for (const Row& row : table) {
@@ -160,22 +139,22 @@ TEST(Cli, FailureIsExitCodeOneAndOneLine) {
 TEST(Cli, CorruptModelFoldersAreOneLine) {
   struct Row {
     const char* name;
-    std::function<void(const TempDir&)> spoil;
+    std::function<void(const fs::path&)> spoil;
   };
   const Row table[] = {
       {"truncated weights",
-       [](const TempDir& d) { fs::resize_file(d / "model.safetensors", 1 << 20); }},
-      {"no weights", [](const TempDir& d) { fs::remove(d / "model.safetensors"); }},
-      {"no config", [](const TempDir& d) { fs::remove(d / "config.json"); }},
-      {"config is not JSON", [](const TempDir& d) { WriteFile(d / "config.json", "{"); }},
-      {"tokenizer is not JSON", [](const TempDir& d) { WriteFile(d / "tokenizer.json", "[]"); }},
+       [](const fs::path& d) { fs::resize_file(d / "model.safetensors", 1 << 20); }},
+      {"no weights", [](const fs::path& d) { fs::remove(d / "model.safetensors"); }},
+      {"no config", [](const fs::path& d) { fs::remove(d / "config.json"); }},
+      {"config is not JSON", [](const fs::path& d) { WriteFile(d / "config.json", "{"); }},
+      {"tokenizer is not JSON", [](const fs::path& d) { WriteFile(d / "tokenizer.json", "[]"); }},
       {"header longer than the file",
-       [](const TempDir& d) { WriteFile(d / "model.safetensors", std::string(16, '\x7f')); }},
+       [](const fs::path& d) { WriteFile(d / "model.safetensors", std::string(16, '\x7f')); }},
   };
   for (const Row& row : table) {
     TempDir dir;
     for (const auto& entry : fs::directory_iterator(DemoModel())) fs::copy(entry, dir.path());
-    row.spoil(dir);
+    row.spoil(dir.path());
     const Finished run =
         RunQuantd({"serve", "--model", dir.path().string(), "--profile", "nf4-dq", "--listen",
                    "127.0.0.1:0", "--http", "127.0.0.1:0", "--set", "log.level=off"});
@@ -233,16 +212,16 @@ TEST(Cli, LogitsOfAPrefixAreTheFirstRows) {
   for (int i = 0; i < 150; ++i) whole.push_back(1 + (i * 37) % 4000);
   for (int i = 0; i < 70; ++i) prefix.push_back(whole[static_cast<size_t>(i)]);
   const nlohmann::json both = {{{"token_ids", whole}}, {{"token_ids", prefix}}};
-  WriteFile(dir / "both.json", both.dump());
-  WriteFile(dir / "one.json", nlohmann::json{{"token_ids", prefix}}.dump());
+  WriteFile(dir.path() / "both.json", both.dump());
+  WriteFile(dir.path() / "one.json", nlohmann::json{{"token_ids", prefix}}.dump());
   for (const char* file : {"both", "one"}) {
     const Finished run =
         RunQuantd({"logits", "--model", DemoModel(), "--profile", "nf4-dq", "--tokens",
-                   dir / (std::string(file) + ".json"), "--out", dir / file});
+                   dir.path() / (std::string(file) + ".json"), "--out", dir.path() / file});
     ASSERT_EQ(run.code, 0) << run.err;
   }
-  const auto both_tensors = ReadTensors(dir / "both");
-  const auto one_tensor = ReadTensors(dir / "one");
+  const auto both_tensors = ReadTensors(dir.path() / "both");
+  const auto one_tensor = ReadTensors(dir.path() / "one");
   ASSERT_EQ(both_tensors.size(), 2u);
   ASSERT_EQ(one_tensor.size(), 1u);
   const auto& rows = both_tensors.at("logits.0");
@@ -296,7 +275,7 @@ TEST(Cli, ModelThatIsCutWhileItIsLoadedIsOneLineAndExitCodeOne) {
     test::Process process({"generate", "--model", dir.path(), "--backend", "ref", "--profile",
                            "nf4-dq", "--prompt", "x", "--max-tokens", "1"});
     std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    fs::resize_file(dir / "model.safetensors", 1 << 20);
+    fs::resize_file(dir.path() / "model.safetensors", 1 << 20);
     const int code = process.Wait();
     if (code == 0) break;  // it was loaded already
     const std::string err = process.err();

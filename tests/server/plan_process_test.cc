@@ -2,10 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/profile.h"
+#include "tests/engine/models/tiny_model.h"
 #include "tests/server/guarded_server.h"
 #include "tests/server/http_get.h"
 #include "tests/server/process.h"
@@ -22,17 +22,14 @@ using ::testing::HasSubstr;
 class PlanCommand : public ::testing::Test {
  protected:
   PlanCommand() {
-    std::string name = (std::filesystem::temp_directory_path() / "quantd_plan_XXXXXX").string();
-    EXPECT_NE(::mkdtemp(name.data()), nullptr);
-    dir_ = name;
-    std::ofstream(Config()) << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    testing_support::WriteFile(Config(), R"({"architectures": ["LlamaForCausalLM"],
+      "model_type": "llama",
       "hidden_act": "silu", "rms_norm_eps": 1e-5, "hidden_size": 4096, "intermediate_size": 11008,
       "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
       "vocab_size": 32000, "max_position_embeddings": 4096, "tie_word_embeddings": false,
-      "torch_dtype": "float16"})";
+      "torch_dtype": "float16"})");
   }
-  ~PlanCommand() override { std::filesystem::remove_all(dir_); }
-  std::string Config() const { return (dir_ / "config.json").string(); }
+  std::string Config() const { return (dir_.path() / "config.json").string(); }
 
   json Plan(std::vector<std::string> flags) const {
     flags.insert(flags.begin(), {"plan", "--model", Config(), "--json"});
@@ -41,7 +38,7 @@ class PlanCommand : public ::testing::Test {
     return json::parse(run.out, nullptr, /*allow_exceptions=*/false);
   }
 
-  std::filesystem::path dir_;
+  testing_support::TempDir dir_;
 };
 
 TEST_F(PlanCommand, JsonHasEveryProfileWithItsBytes) {

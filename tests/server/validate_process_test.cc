@@ -93,7 +93,7 @@ TEST(ValidateCommand, WhatAFileSaysDoesNotReachTheTerminalAsItIs) {
   testing_support::WriteTensors(dir.path() / "model.safetensors", tensors);
   const Finished run = RunQuantd({"validate", "--model", dir.path().string(), "--backend", "cpu"});
   EXPECT_EQ(run.code, 1);
-  EXPECT_THAT(run.out, HasSubstr("tensor \\x1b[2Jx"));
+  EXPECT_THAT(run.out, HasSubstr("tensor \"\\x1b[2Jx\""));
   EXPECT_EQ(run.out.find('\x1b'), std::string::npos);
 }
 

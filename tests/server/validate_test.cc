@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 namespace tiny = testing_support;
 using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::Each;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -120,7 +121,7 @@ const std::vector<Case>& Cases() {
        "unknown key kv.blok_size", "the nearest known key is kv.block_size"},
       {"FewerTokensThanSequences",
        [](Deployment& s) { s.yaml = "scheduler: {max_num_seqs: 64, max_num_batched_tokens: 32}"; },
-       kError, "server.yaml", "32 is less than scheduler.max_num_seqs, 64", ""},
+       kError, "server.yaml", "32 is less than scheduler.max_num_seqs", "allowed: 64 or more"},
       {"ContextBeyondTheModels", [](Deployment& s) { s.Set("scheduler.max_model_len=129"); },
        kError, "server.yaml", "scheduler.max_model_len is 129", "allowed: 0 (the model's) to 128"},
       {"NoFolder", [](Deployment& s) { fs::remove_all(s.model); }, kError, "model",
@@ -267,7 +268,7 @@ const std::vector<Case>& Cases() {
          shape.head_dim = 80;
          s.WriteModel(shape);
        },
-       kWarning, "backend cuda", "head_dim 80", ""},
+       kWarning, "backend cuda", "head_dim 80", "another model"},
       {"KvCacheOfAnotherDtypeOnCuda",
        [](Deployment& s) {
          s.Cuda(kGigabyte);
@@ -286,6 +287,7 @@ TEST_P(ValidateCase, IsFoundAlone) {
   c.damage(deployment);
   const std::vector<Finding> findings = deployment.Run();
   EXPECT_THAT(findings, Contains(IsFinding(c.severity, c.where, c.what, c.fix))) << Text(findings);
+  EXPECT_THAT(findings, Each(Field(&Finding::fix, Not(IsEmpty())))) << Text(findings);
   const bool refused = std::any_of(findings.begin(), findings.end(),
                                    [](const Finding& f) { return f.severity == kError; });
   // A fixture has no tokenizer, which is an error of its own.
@@ -369,6 +371,7 @@ TEST(Validate, EverythingComesAtOnceErrorsFirst) {
     EXPECT_THAT(findings, Contains(IsFinding(kError, where, what, ""))) << Text(findings);
   }
   EXPECT_EQ(findings.size(), std::size(expected) + 1) << Text(findings);
+  EXPECT_THAT(findings, Each(Field(&Finding::fix, Not(IsEmpty())))) << Text(findings);
   EXPECT_EQ(findings.back().severity, kWarning);
   EXPECT_THAT(findings.back().where, HasSubstr("chat_template.jinja"));
 }

@@ -60,6 +60,10 @@ class ReportingListener : public ::testing::EmptyTestEventListener {
                  {"seconds", static_cast<double>(result.elapsed_time()) * 1e-3},
                  {"kernels", LaunchedSince()}};
     if (result.Skipped()) line["skipped"] = true;
+    for (int i = 0; i < result.test_property_count(); ++i) {
+      const ::testing::TestProperty& property = result.GetTestProperty(i);
+      line["properties"][property.key()] = property.value();
+    }
     if (result.Failed()) {
       std::string error;
       for (int i = 0; i < result.total_part_count() && error.size() < kKeptOutput; ++i) {

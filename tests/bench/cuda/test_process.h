@@ -4,7 +4,8 @@
 // for the tests that are left. The lines between the two programs:
 //
 //   @begin SUITE.NAME
-//   @end {"test": "SUITE.NAME", "seconds": 0.1, "kernels": [...], "skipped": true, "error": "..."}
+//   @end {"test": "SUITE.NAME", "seconds": 0.1, "kernels": [...], "skipped": true,
+//         "properties": {"what the test recorded": "..."}, "error": "..."}
 #pragma once
 
 #include <functional>

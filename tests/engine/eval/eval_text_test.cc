@@ -45,13 +45,16 @@ EvalText Make(const std::vector<std::string>& documents, EvalTextOptions options
   return text.ok() ? *text : EvalText();
 }
 
-std::string Text(const EvalWindow& w) { return {w.ids.begin(), w.ids.end()}; }
+std::string Text(const EvalText& text, size_t window) {
+  const std::vector<int32_t> ids = text.Ids(text.windows[window]);
+  return {ids.begin(), ids.end()};
+}
 
 TEST(EvalText, WindowsFollowEachOtherAndScoreAllButTheFirstToken) {
   const EvalText text = Make({"abcdefghij"}, {.context = 4});
   ASSERT_EQ(text.windows.size(), 3u);
-  EXPECT_EQ(Text(text.windows[0]), "abcd");
-  EXPECT_EQ(Text(text.windows[2]), "ij");
+  EXPECT_EQ(Text(text, 0), "abcd");
+  EXPECT_EQ(Text(text, 2), "ij");
   // The first of each window has nothing before it.
   EXPECT_EQ(text.tokens, 3 + 3 + 1);
   EXPECT_EQ(text.bytes, text.tokens);
@@ -60,27 +63,36 @@ TEST(EvalText, WindowsFollowEachOtherAndScoreAllButTheFirstToken) {
 TEST(EvalText, WithAStrideEveryTokenIsScoredOnceAndWithContext) {
   const EvalText text = Make({"abcdefghij"}, {.context = 4, .stride = 2});
   std::string scored;
-  for (const EvalWindow& w : text.windows) {
-    EXPECT_LE(w.ids.size(), 4u);
-    scored += Text(w).substr(static_cast<size_t>(w.first_scored));
+  for (size_t i = 0; i < text.windows.size(); ++i) {
+    EXPECT_LE(text.windows[i].length, 4);
+    scored += Text(text, i).substr(static_cast<size_t>(text.windows[i].first_scored));
   }
   EXPECT_EQ(scored, "bcdefghij");
   EXPECT_EQ(text.tokens, 9);
   EXPECT_EQ(text.windows[1].first_scored, 2);  // "cdef": c and d were scored before
 }
 
+TEST(EvalText, ASmallStrideHoldsEveryTokenOnce) {
+  const std::string letters(5000, 'a');
+  const EvalText text = Make({letters, "bcd"}, {.context = 2048, .stride = 1}, /*with_bos=*/true);
+  EXPECT_EQ(text.windows.size(), letters.size() - 2047 + 1 + 1);
+  EXPECT_EQ(text.ids.size(), letters.size() + 3);
+  EXPECT_EQ(text.tokens, 5003);
+  EXPECT_EQ(Text(text, text.windows.size() - 1), "\001bcd");
+}
+
 TEST(EvalText, WhatBeginsATextBeginsEveryWindow) {
   const EvalText text = Make({"abcde"}, {.context = 4}, /*with_bos=*/true);
   ASSERT_EQ(text.windows.size(), 2u);
-  EXPECT_THAT(text.windows[0].ids, ElementsAre(1, 'a', 'b', 'c'));
-  EXPECT_THAT(text.windows[1].ids, ElementsAre(1, 'd', 'e'));
+  EXPECT_THAT(text.Ids(text.windows[0]), ElementsAre(1, 'a', 'b', 'c'));
+  EXPECT_THAT(text.Ids(text.windows[1]), ElementsAre(1, 'd', 'e'));
   EXPECT_EQ(text.tokens, 5) << "with a BOS before it the first token is predicted, too";
 }
 
 TEST(EvalText, DocumentsDoNotShareWindows) {
   const EvalText text = Make({"abc", "x", "defg"}, {.context = 8});
   ASSERT_EQ(text.windows.size(), 2u) << "one token alone predicts nothing";
-  EXPECT_EQ(Text(text.windows[1]), "defg");
+  EXPECT_EQ(Text(text, 1), "defg");
   EXPECT_EQ(text.documents, 2);
 }
 

@@ -81,14 +81,15 @@ double NllOf(const std::string& profile, const EvalWindow& window) {
   auto loaded = LoadModel(*backend, options);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
   const size_t vocab = static_cast<size_t>(loaded->spec.vocab_size);
+  const std::vector<int32_t> ids = Text().Ids(window);
   const std::vector<float> logits =
-      ModelRunner(*backend, std::move(*loaded), kContext).Forward(window.ids);
+      ModelRunner(*backend, std::move(*loaded), kContext).Forward(ids);
   double nll = 0;
-  for (size_t i = static_cast<size_t>(window.first_scored); i < window.ids.size(); ++i) {
+  for (size_t i = static_cast<size_t>(window.first_scored); i < ids.size(); ++i) {
     const std::span<const float> row = std::span(logits).subspan((i - 1) * vocab, vocab);
     double sum = 0;
     for (const float x : row) sum += std::exp(static_cast<double>(x));
-    nll += std::log(sum) - static_cast<double>(row[static_cast<size_t>(window.ids[i])]);
+    nll += std::log(sum) - static_cast<double>(row[static_cast<size_t>(ids[i])]);
   }
   return nll;
 }
@@ -144,7 +145,7 @@ TEST_F(EvaluatorTest, GreedyLengthsAreOfTextsGeneratedApart) {
                            {*reference.backend, std::move(reference.model)}};
   std::vector<std::vector<int32_t>> windows;
   for (const EvalWindow& w : Text().windows) {
-    if (w.ids.size() >= 16) windows.push_back(w.ids);
+    if (w.length >= 16) windows.push_back(Text().Ids(w));
   }
   for (size_t i = 0; i < 3; ++i) {
     std::vector<int32_t> texts[2];

@@ -246,7 +246,7 @@ TEST(LoadModel, RefusesBrokenWeights) {
       {"extra",
        Tensors([](OwnedTensors& t) { t["model.extra"] = FloatTensor({1}, {1}, DType::kF32); }),
        kLoss,
-       {"tensor model.extra (F32 [1]) is not part of the model"}},
+       {"tensor \"model.extra\" (F32 [1]) is not part of the model"}},
       {"transposed",
        Tensors([=](OwnedTensors& t) {
          t[up].shape = {32, 48};
@@ -264,7 +264,7 @@ TEST(LoadModel, RefusesBrokenWeights) {
          t["a"] = FloatTensor({1}, {1}, DType::kF32);
        }),
        kLoss,
-       {up, "model.norm.weight: shape [1, 32]", "tensor a "}},
+       {up, "model.norm.weight: shape [1, 32]", "tensor \"a\" "}},
       {"NaN",
        Tensors([=](OwnedTensors& t) { t[up].bytes.replace(2 * (32 * 3 + 5), 2, "\xc0\x7f"); }),
        kLoss,
@@ -414,7 +414,7 @@ TEST(LoadModel, RefusesBroken4BitCheckpoints) {
       {"unknown companion",
        Tensors([=](OwnedTensors& t) { t[w + ".zero"] = FloatTensor({1}, {1}, DType::kF32); }),
        kLoss,
-       {"tensor " + w + ".zero (F32 [1]) is not part of the model"}},
+       {"tensor \"" + w + ".zero\" (F32 [1]) is not part of the model"}},
       {"state not JSON", State("{", "["), kLoss, {state + ": not valid JSON"}},
       {"state of another type",
        State("\"nf4\"", "\"fp4\""),
