@@ -52,12 +52,10 @@ class FaultList {
   absl::Status ToStatus(absl::StatusCode code, const std::string& source = "") const {
     if (empty()) return absl::OkStatus();
     std::vector<std::string> texts = this->texts();
-    const std::string all = fmt::format("{}", fmt::join(texts, "; "));
+    const std::string front = source.empty() ? "" : source + ": ";
     absl::Status status(all_unimplemented_ ? absl::StatusCode::kUnimplemented : code,
-                        source.empty() ? all : source + ": " + all);
-    if (!source.empty()) {
-      for (std::string& text : texts) text = source + ": " + text;
-    }
+                        fmt::format("{}{}", front, fmt::join(texts, "; ")));
+    for (std::string& text : texts) text.insert(0, front);
     status.SetPayload(kPayload, absl::Cord(fmt::format("{}", fmt::join(texts, kSeparator))));
     return status;
   }

@@ -15,6 +15,7 @@
 #include "engine/weights/nearest.h"
 #include "kernels/fault_list.h"
 #include "kernels/status.h"
+#include "server/one_line.h"
 #include "server/read_input.h"
 #include "server/sizes.h"
 
@@ -227,6 +228,10 @@ void Validate(const ServerConfig& config, FaultList& faults) {
   std::string host;
   int port = 0;
   if (config.model.empty()) faults.Add("model: empty, must name a model folder");
+  if (Printable(config.served_model_name) != config.served_model_name) {  // it goes into messages
+    faults.Add("served_model_name: \"{}\" is not printable UTF-8; give one that is",
+               Printable(config.served_model_name));
+  }
   if (const absl::Status s = ParseAddress(config.listen.grpc, &host, &port); !s.ok()) {
     faults.Add(Annotate(s, "listen.grpc"));
   }
@@ -321,6 +326,20 @@ absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
   if (path.empty()) return ParseServerConfig("", kNoConfigFile, overrides);
   ASSIGN_OR_RETURN(const std::string text, ReadInput(path, path));
   return ParseServerConfig(text, path, overrides);
+}
+
+bool MeansJsonLog(const std::string& path, const std::vector<std::string>& overrides) {
+  std::string format;
+  try {
+    const YAML::Node root = YAML::Load(path.empty() ? "" : ReadInput(path, path).value_or(""));
+    if (root.IsMap() && root["log"].IsMap()) format = root["log"]["format"].as<std::string>("");
+  } catch (const YAML::Exception&) {  // not readable: no format is known
+  }
+  const std::string key = "log.format=";
+  for (const std::string& given : overrides) {
+    if (given.starts_with(key)) format = given.substr(key.size());
+  }
+  return format == "json";
 }
 
 std::string ToYaml(const ServerConfig& config) {

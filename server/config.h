@@ -93,6 +93,9 @@ struct ServerConfig {
 /// override, key, value and what is allowed, all faults in one message.
 absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path,
                                               const std::vector<std::string>& overrides);
+/// Whether these ask for a log of JSON objects, as far as can be told when something else in them
+/// is wrong.
+bool MeansJsonLog(const std::string& path, const std::vector<std::string>& overrides);
 /// The same for YAML given as text; `source` names it in messages.
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::string& yaml, const std::string& source,
                                                const std::vector<std::string>& overrides);

@@ -9,6 +9,7 @@
 #include "engine/weights/effective_profile.h"
 #include "engine/weights/profile.h"
 #include "kernels/status.h"
+#include "server/one_line.h"
 #include "server/plan_load.h"
 
 namespace quantd {
@@ -96,8 +97,9 @@ absl::StatusOr<OpenedModel> OpenModel(const OpenModelOptions& options,
 
 std::string DescribeModel(const std::string& name, const std::string& profile,
                           double bits_per_weight, int64_t resident_bytes) {
-  return fmt::format("model {} | profile {} | {:.1f} bits/weight | resident {:.1f} MB", name,
-                     profile, bits_per_weight, static_cast<double>(resident_bytes) / 1e6);
+  return fmt::format("model {} | profile {} | {:.1f} bits/weight | resident {:.1f} MB",
+                     Printable(name), Printable(profile), bits_per_weight,
+                     static_cast<double>(resident_bytes) / 1e6);
 }
 
 }  // namespace quantd

@@ -1,62 +1,47 @@
 #include "server/request_log.h"
 
-#include <fmt/chrono.h>
-#include <signal.h>
-#include <spdlog/async.h>
-#include <spdlog/async_logger.h>
-#include <spdlog/formatter.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "engine/weights/json_dump.h"
 #include "kernels/status.h"
+#include "server/log.h"
 #include "server/one_line.h"
 
 namespace quantd {
 namespace {
 
-// Payloads of this logger are members of a JSON object where the log is JSON.
-constexpr char kRequestLogger[] = "request";
+constexpr size_t kMostOfId = 256;  // bytes: a request that is refused for it can have a long one
 
-bool logs_json = false;  // written before threads start
+std::string ShortId(const std::string& id) {
+  return id.size() <= kMostOfId ? id : id.substr(0, kMostOfId) + "...";
+}
 
-class JsonFormatter : public spdlog::formatter {
- public:
-  void format(const spdlog::details::log_msg& msg, spdlog::memory_buf_t& dest) override {
-    const std::string_view payload(msg.payload.data(), msg.payload.size());
-    const auto level = spdlog::level::to_string_view(msg.level);
-    // UTC, to the microsecond: RFC 3339.
-    const auto micros =
-        std::chrono::duration_cast<std::chrono::microseconds>(msg.time.time_since_epoch()).count();
-    std::string line = fmt::format(R"({{"time":"{:%Y-%m-%dT%H:%M:%S}.{:06}Z","level":"{}",)",
-                                   fmt::gmtime(static_cast<time_t>(micros / 1000000)),
-                                   micros % 1000000, std::string_view(level.data(), level.size()));
-    if (msg.logger_name == kRequestLogger) {
-      line += payload;
-    } else {
-      line += "\"message\":" + DumpJson(nlohmann::json(payload));
-    }
-    line += "}\n";
-    dest.append(line.data(), line.data() + line.size());
-  }
-  std::unique_ptr<spdlog::formatter> clone() const override {
-    return std::make_unique<JsonFormatter>();
-  }
-};
+// As it is where it can be nothing else, else in quotes: "r7 of admin: OK" is not what it says.
+std::string IdInText(const std::string& id) {
+  const auto plain = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           std::string_view("._:-/").find(c) != std::string_view::npos;
+  };
+  if (id.size() <= kMostOfId && std::all_of(id.begin(), id.end(), plain)) return id;
+  return Printable(DumpJson(nlohmann::json(ShortId(id))));
+}
 
 }  // namespace
 
 std::string ErrorForLog(const absl::Status& status, bool prompts) {
   const std::string message = status.ok() ? "" : Message(status);
   if (prompts || status.code() != absl::StatusCode::kInvalidArgument) return message;
-  return message.substr(0, message.find(':'));
+  const std::string_view place = std::string_view(message).substr(0, message.find(':'));
+  constexpr std::string_view kAllowed = ", allowed";  // of "n is 9, allowed: 1 to 8"
+  return std::string(place.substr(0, place.find(kAllowed)));
 }
 
 std::string ToText(const RequestLine& line) {
-  std::string text = fmt::format("request {}", OneLine(line.id));
+  std::string text = fmt::format("request {}", IdInText(line.id));
   if (!line.caller.empty()) text += fmt::format(" of {}", line.caller);
   text += fmt::format(": {}", line.status);
   if (!line.error.empty()) text += fmt::format(" ({})", OneLine(line.error));
@@ -77,7 +62,7 @@ std::string ToText(const RequestLine& line) {
 std::string ToJsonMembers(const RequestLine& line) {
   nlohmann::ordered_json object = {
       {"message", "request"},
-      {"request_id", line.id},
+      {"request_id", ShortId(line.id)},
       {"status", line.status},
       {"prompt_tokens", line.prompt_tokens},
       {"cached_tokens", line.cached_tokens},
@@ -96,46 +81,16 @@ std::string ToJsonMembers(const RequestLine& line) {
     object["prompt"] = *line.prompt;
     object["output"] = line.output;
   }
-  const std::string text = DumpJson(object);
+  // In ASCII, so that nothing in it speaks to a terminal.
+  const std::string text =
+      object.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
   return text.substr(1, text.size() - 2);
 }
 
 void LogRequest(const RequestLine& line) {
   const std::shared_ptr<spdlog::logger> logger = spdlog::get(kRequestLogger);
   if (logger == nullptr || !logger->should_log(spdlog::level::info)) return;
-  logger->info("{}", logs_json ? ToJsonMembers(line) : ToText(line));
-}
-
-void LogEnd(const absl::Status& status) {
-  const std::string line = OneLine(Message(status));
-  if (logs_json) {
-    spdlog::set_level(spdlog::level::critical);  // also when nothing else is to be logged
-    spdlog::critical("{}", line);
-  } else {
-    fmt::print(stderr, "quantd: {}\n", line);
-  }
-}
-
-void ConfigureLog(const std::string& level, bool json) {
-  // From a thread of its own: these lines come from the engine's thread, which must not wait for
-  // whoever reads the log. When that one is far behind, the oldest lines are given up.
-  constexpr size_t kMaxWaiting = 8192;
-  // A thread inherits which signals are blocked: one that does not block SIGTERM would be ended by
-  // it, and the process with it.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  spdlog::init_thread_pool(kMaxWaiting, 1);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  auto logger = std::make_shared<spdlog::async_logger>(
-      kRequestLogger, spdlog::default_logger()->sinks().front(), spdlog::thread_pool(),
-      spdlog::async_overflow_policy::overrun_oldest);
-  spdlog::drop(kRequestLogger);
-  spdlog::register_logger(logger);
-  logs_json = json;
-  spdlog::set_level(spdlog::level::from_str(level));
-  spdlog::flush_on(spdlog::level::info);
-  if (json) spdlog::set_formatter(std::make_unique<JsonFormatter>());
+  logger->info("{}", LogsJson() ? ToJsonMembers(line) : ToText(line));
 }
 
 }  // namespace quantd

@@ -1,5 +1,5 @@
-// The server's log: lines for people, or JSON objects, one a line, for machines. Each request that
-// has ended is a line with its id. What clients sent is only in it when log.prompts says so.
+// Requests in the log: each that has ended, or was refused, is a line with its id. What clients
+// sent is only in it when log.prompts says so.
 #pragma once
 
 #include <cstdint>
@@ -36,12 +36,5 @@ void LogRequest(const RequestLine& line);
 /// The line as text: "request r1: OK, 5 + 16 tokens, ..." and as a JSON object's members.
 std::string ToText(const RequestLine& line);
 std::string ToJsonMembers(const RequestLine& line);
-
-/// Says on stderr why the process ends, in the log's format: "quantd: ..." before ConfigureLog.
-void LogEnd(const absl::Status& status);
-
-/// The process's log from here on: `level` as in the configuration, JSON or text. Call before
-/// threads start.
-void ConfigureLog(const std::string& level, bool json);
 
 }  // namespace quantd

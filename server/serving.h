@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ struct CallCounts {
   int64_t unauthenticated = 0;  // turned away without a known key
   int64_t forbidden = 0;        // turned away with one that is not for the model or the method
   int64_t refused_texts = 0;    // too many were waiting to be tokenized
+  std::optional<int64_t> tls_expires;  // of the certificate in use, seconds since 1970
   std::vector<OfKey> by_key;
 };
 

@@ -1,4 +1,4 @@
-// UtcDate: today, as reports say it.
+// UtcDate: a day, as reports say it.
 #pragma once
 
 #include <ctime>
@@ -6,11 +6,10 @@
 
 namespace quantd {
 
-/// "2026-01-31", UTC.
-inline std::string UtcDate() {
-  const std::time_t now = std::time(nullptr);
+/// "2026-01-31", UTC; today's without `time`.
+inline std::string UtcDate(std::time_t time = std::time(nullptr)) {
   std::tm utc{};
-  gmtime_r(&now, &utc);
+  gmtime_r(&time, &utc);
   char text[32];
   return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d", &utc));
 }

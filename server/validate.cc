@@ -76,7 +76,7 @@ class Validator {
 
   void CheckDoors() {
     if (config_.tls.enabled() && !config_.tls.key.empty()) {
-      findings_.Add(kError, "tls", CheckTlsFiles(config_.tls),
+      findings_.Add(kError, "tls", ReadTlsFiles(config_.tls).status(),
                     "a certificate that is valid now, and its key, in PEM files that the server's "
                     "user may read");
     }

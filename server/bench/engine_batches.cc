@@ -102,6 +102,7 @@ absl::StatusOr<BatchResult> MeasureBatch(Engine& engine, StepTimes& steps,
   int64_t output_tokens = 0;
   for (int32_t i = -options.warmup_iterations; i < options.iterations; ++i) {
     std::vector<Request> requests;
+    requests.reserve(static_cast<size_t>(options.batch));
     for (int32_t r = 0; r < options.batch; ++r) {
       requests.push_back(RandomPrompt(random, engine.spec().vocab_size, options));
     }

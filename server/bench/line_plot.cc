@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 
 #include "engine/eval/svg.h"
 
@@ -75,8 +76,9 @@ std::string Axes(const LinePlot& plot, const svg::Scale& x, const svg::Scale& y)
 }  // namespace
 
 std::string Draw(const LinePlot& plot) {
-  svg::Scale x{INFINITY, -INFINITY, kPlotLeft, kPlotRight, plot.log_x};
-  svg::Scale y{INFINITY, -INFINITY, kPlotBottom, kPlotTop, plot.log_y};
+  constexpr double kEnd = std::numeric_limits<double>::infinity();
+  svg::Scale x{kEnd, -kEnd, kPlotLeft, kPlotRight, plot.log_x};
+  svg::Scale y{kEnd, -kEnd, kPlotBottom, kPlotTop, plot.log_y};
   std::vector<PlotLine> lines;
   for (PlotLine line : plot.lines) {
     std::erase_if(line.points, [&](const auto& p) { return !Shown(plot, p.first, p.second); });

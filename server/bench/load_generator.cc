@@ -230,7 +230,8 @@ Load LoadGenerator::Run(const RequestSource& source, const LoadOptions& options,
     const double time = arrivals.Next();
     const bool enough =
         options.num_requests > 0 && static_cast<int64_t>(records.size()) >= options.num_requests;
-    return enough || (options.duration > 0 && time > options.duration) ? kNever : time;
+    if (enough || (options.duration > 0 && time > options.duration)) return kNever;
+    return time;
   };
   const auto start = [&](size_t index) {
     RequestRecord& r = records[index];

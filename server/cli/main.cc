@@ -1,5 +1,4 @@
 // quantd: parses the command line and runs one subcommand. Every failure is one line on stderr.
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <cerrno>
@@ -10,7 +9,7 @@
 #include "engine/weights/broken_mapping.h"
 #include "kernels/status.h"
 #include "server/cli/commands.h"
-#include "server/request_log.h"
+#include "server/log.h"
 
 namespace {
 
@@ -23,8 +22,7 @@ absl::Status CannotPrint() {
 int main(int argc, char** argv) {
   // Logs go to stderr, results to stdout. Commands that work in process only warn; serve sets its
   // own level.
-  spdlog::set_default_logger(spdlog::stderr_color_mt("quantd"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  quantd::UseTextLog();
   spdlog::set_level(spdlog::level::warn);
 
   CLI::App app("quantd: an inference server for quantized language models", "quantd");

@@ -8,7 +8,7 @@
 #include "server/cli/backend_flags.h"
 #include "server/cli/commands.h"
 #include "server/config.h"
-#include "server/request_log.h"
+#include "server/log.h"
 #include "server/serve.h"
 
 namespace quantd {
@@ -40,7 +40,12 @@ absl::Status RunServe(const ServeFlags& flags) {
   add("listen.grpc", flags.listen);
   add("listen.http", flags.http);
   overrides.insert(overrides.end(), flags.overrides.begin(), flags.overrides.end());
-  ASSIGN_OR_RETURN(const ServerConfig config, LoadServerConfig(flags.config, overrides));
+  const absl::StatusOr<ServerConfig> loaded = LoadServerConfig(flags.config, overrides);
+  if (!loaded.ok()) {  // said in the format that was meant
+    if (MeansJsonLog(flags.config, overrides)) ConfigureLog("info", true);
+    return loaded.status();
+  }
+  const ServerConfig& config = *loaded;
   ConfigureLog(config.log.level, config.log.format == "json");
   return Serve(config);
 }

@@ -11,6 +11,7 @@
 #include "server/grpc/error_details.h"
 #include "server/grpc/request_meter.h"
 #include "server/request_log.h"
+#include "server/utc_date.h"
 
 namespace quantd {
 namespace {
@@ -23,12 +24,21 @@ double Spread(const grpc::CallbackServerContext& context) {
          0x1p-24;
 }
 
+// Says once what is wrong with a file that was read again, and is not used.
+void TellFault(const absl::StatusOr<bool>& replaced, const char* what, std::string* told) {
+  const std::string fault = replaced.ok() ? "" : Message(replaced.status());
+  if (!fault.empty() && fault != *told) spdlog::error("{} as before: {}", what, fault);
+  *told = fault;
+}
+
 }  // namespace
 
-Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys)
+Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys,
+             TlsStore* tls)
     : serving_(serving),
       config_(config),
       keys_(std::move(keys)),
+      tls_(tls),
       watchdog_([this] { Watch(); }),
       pool_(std::make_unique<WorkerPool>(
           static_cast<int>(config.limits.tokenizer_threads),
@@ -48,9 +58,10 @@ void Front::Watch() {
       std::chrono::duration<double>(config_.timeouts.stall_seconds));
   const auto reload = std::chrono::duration_cast<Clock::duration>(
       std::chrono::duration<double>(config_.security.reload_seconds));
+  const std::chrono::seconds reload_tls(config_.tls.reload_seconds);
   const auto tick = std::clamp<Clock::duration>(
       std::min(limit / 4, reload), std::chrono::milliseconds(10), std::chrono::seconds(1));
-  Clock::time_point reloaded = Clock::now();
+  Clock::time_point reloaded = Clock::now(), reloaded_tls = reloaded;
   std::unique_lock lock(watch_mutex_);
   while (!watch_wake_.wait_for(lock, tick, [this] { return stopping_; })) {
     lock.unlock();
@@ -60,19 +71,28 @@ void Front::Watch() {
       reloaded = now;
       ReloadKeys();
     }
+    if (tls_ != nullptr && now - reloaded_tls >= reload_tls) {
+      reloaded_tls = now;
+      ReloadCertificate();
+    }
     lock.lock();
   }
 }
 
 void Front::ReloadKeys() {
   const absl::StatusOr<bool> replaced = keys_->Reload();
-  const std::string fault = replaced.ok() ? "" : Message(replaced.status());
-  if (!fault.empty() && fault != reload_fault_) {
-    spdlog::error("the API keys stay as they were: {}", fault);
-  }
-  reload_fault_ = fault;
+  TellFault(replaced, "the API keys stay", &keys_fault_);
   if (replaced.ok() && *replaced) {
     spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
+  }
+}
+
+void Front::ReloadCertificate() {
+  const absl::StatusOr<bool> replaced = tls_->Reload();
+  TellFault(replaced, "the certificate stays", &certificate_fault_);
+  if (replaced.ok() && *replaced) {
+    spdlog::info("certificate read from {}, expires {}", config_.tls.certificate,
+                 UtcDate(tls_->expires()));
   }
 }
 

@@ -18,6 +18,7 @@
 #include "server/grpc/convert.h"
 #include "server/grpc/generate_call.h"
 #include "server/security/api_keys.h"
+#include "server/security/tls.h"
 #include "server/serving.h"
 #include "server/worker_pool.h"
 
@@ -38,8 +39,9 @@ enum class Port : uint8_t { kClients, kAdmin };
 
 class Front {
  public:
-  /// `serving` and the model in it must outlive the front; `keys` may be null.
-  Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys);
+  /// `serving`, the model in it and `tls` must outlive the front; `keys` and `tls` may be null.
+  Front(const Serving& serving, const ServerConfig& config, std::unique_ptr<KeyRing> keys,
+        TlsStore* tls);
   ~Front();
 
   const Serving& serving() const { return serving_; }
@@ -90,11 +92,14 @@ class Front {
  private:
   void Watch();
   void ReloadKeys();
+  void ReloadCertificate();
 
   const Serving& serving_;
   const ServerConfig config_;
   const std::unique_ptr<KeyRing> keys_;
-  std::string reload_fault_;  // of the watchdog: told once
+  TlsStore* const tls_;
+  std::string keys_fault_;  // of the watchdog: told once
+  std::string certificate_fault_;
   mutable std::atomic<int64_t> unauthenticated_{0};
   mutable std::atomic<int64_t> forbidden_{0};
   std::atomic<int64_t> refused_texts_{0};

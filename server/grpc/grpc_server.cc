@@ -47,6 +47,7 @@ int IntMilliseconds(double seconds) { return static_cast<int>(std::lround(second
 }  // namespace
 
 struct GrpcServer::Impl {
+  std::unique_ptr<TlsStore> tls;  // null without TLS
   std::unique_ptr<Front> front;
   // A service can be registered once: each port has its own, before one front.
   std::unique_ptr<InferenceService> service;
@@ -111,8 +112,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
                                                               const Serving& serving) {
   RedirectLibraryLogs();
   std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  std::unique_ptr<TlsStore> tls;
   if (config.tls.enabled()) {
-    ASSIGN_OR_RETURN(credentials, MakeTlsCredentials(config.tls));
+    ASSIGN_OR_RETURN(tls, TlsStore::Load(config.tls));
+    credentials = tls->Credentials();
   }
   std::unique_ptr<KeyRing> keys;
   if (!config.security.api_keys.empty()) {
@@ -127,7 +130,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   // library's reflection cannot ask for a key.
   const bool admin_port = !config.listen.admin.empty();
   const bool reflection = config.listen.reflection && !admin_port && keys == nullptr;
-  impl.front = std::make_unique<Front>(serving, config, std::move(keys));
+  impl.tls = std::move(tls);
+  impl.front = std::make_unique<Front>(serving, config, std::move(keys), impl.tls.get());
   impl.service = std::make_unique<InferenceService>(*impl.front, Port::kClients);
   impl.kserve = std::make_unique<kserve::KserveService>(*impl.front, Port::kClients);
   ASSIGN_OR_RETURN(impl.server,
@@ -166,6 +170,7 @@ CallCounts GrpcServer::counts() const {
   counts.unauthenticated = front.unauthenticated();
   counts.forbidden = front.forbidden();
   counts.refused_texts = front.refused_texts();
+  if (impl_->tls != nullptr) counts.tls_expires = impl_->tls->expires();
   if (front.keys() == nullptr) return counts;
   for (const std::shared_ptr<KeyUse>& use : front.keys()->All()) {
     const KeyUse::Counts c = use->counts();

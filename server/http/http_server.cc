@@ -8,7 +8,12 @@
 
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
+#include <deque>
 #include <exception>
+#include <functional>
+#include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -62,6 +67,61 @@ class TimedStream : public httplib::Stream {
   const Clock::time_point end_;
 };
 
+// A thread for each connection that is at work: idle ones must not keep a probe waiting. They are
+// ended with their last connection, as few are needed most of the time.
+class ThreadsAsNeeded : public httplib::TaskQueue {
+ public:
+  void enqueue(std::function<void()> job) override {
+    std::unique_lock lock(mutex_);
+    jobs_.push_back(std::move(job));
+    if (jobs_.size() <= idle_ || threads_ == kMost) return wake_.notify_one();
+    try {
+      std::thread([this] { Run(); }).detach();
+      ++threads_;
+    } catch (const std::system_error&) {  // no more can be had: those there are will come to it
+      if (threads_ > 0) return;
+      const std::function<void()> last = std::move(jobs_.back());
+      jobs_.pop_back();
+      lock.unlock();
+      last();
+    }
+  }
+  void shutdown() override {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    wake_.notify_all();
+    wake_.wait(lock, [this] { return threads_ == 0; });
+  }
+
+ private:
+  static constexpr size_t kMost = 256;
+
+  void Run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      ++idle_;
+      wake_.wait_for(lock, kRest, [this] { return stopping_ || !jobs_.empty(); });
+      --idle_;
+      if (jobs_.empty()) break;
+      const std::function<void()> job = std::move(jobs_.front());
+      jobs_.pop_front();
+      lock.unlock();
+      job();
+      lock.lock();
+    }
+    --threads_;
+    wake_.notify_all();  // under the lock: afterwards the queue may be gone
+  }
+
+  static constexpr std::chrono::seconds kRest{1};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_;
+  size_t threads_ = 0;
+  size_t idle_ = 0;  // of them
+  bool stopping_ = false;
+};
+
 }  // namespace
 
 // One request a connection, which is over in time.
@@ -71,7 +131,12 @@ struct HttpServer::Impl : httplib::Server {
   bool process_and_close_socket(socket_t fd) override {
     TimedStream stream(fd, Clock::now() + limit);
     bool closed = false;
-    const bool ok = process_request(stream, /*close_connection=*/true, closed, nullptr);
+    // A header of many ranges would have the page sent as often, put together in memory.
+    const auto without_ranges = [](httplib::Request& request) {
+      request.headers.erase("Range");
+      request.ranges.clear();
+    };
+    const bool ok = process_request(stream, /*close_connection=*/true, closed, without_ranges);
     ::shutdown(fd, SHUT_RDWR);
     ::close(fd);
     return ok;
@@ -99,7 +164,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
   std::unique_ptr<HttpServer> self(new HttpServer(limit));
   httplib::Server& server = *self->impl_;
   try {
-    server.new_task_queue = [] { return new httplib::ThreadPool(16); };
+    server.new_task_queue = [] { return new ThreadsAsNeeded(); };
     // The library would add SO_REUSEPORT: a second server on the port must fail, not share it.
     server.set_socket_options([](socket_t socket) {
       const int yes = 1;

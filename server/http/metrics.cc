@@ -205,6 +205,10 @@ std::string Metrics::Render(const EngineStats& s, const CallCounts& calls,
             {"tokenizations", d(calls.refused_texts)},
             {"unauthenticated", d(calls.unauthenticated)},
             {"forbidden", d(calls.forbidden)}});
+  if (calls.tls_expires.has_value()) {
+    gauge("tls_certificate_expiry_timestamp_seconds",
+          "When the certificate in use expires, seconds since 1970.", d(*calls.tls_expires));
+  }
   if (!calls.by_key.empty()) {
     std::vector<std::pair<std::string, double>> requests, refused, tokens, live;
     for (const CallCounts::OfKey& key : calls.by_key) {

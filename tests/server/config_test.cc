@@ -1,15 +1,19 @@
 // server.yaml: what is read, what is refused and with which words.
 #include "server/config.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <sstream>
 
 #include "kernels/status.h"
+#include "tests/engine/models/tiny_model.h"
 
 namespace quantd {
 namespace {
+
+using testing::HasSubstr;
 
 TEST(ServerConfig, ShippedFileNamesEveryKeyWithItsDefault) {
   const std::string path = QUANTD_SOURCE_DIR "/configs/server.yaml";
@@ -165,6 +169,27 @@ TEST(ServerConfig, KeysThatAreWrongKeepTheirDefaults) {
   ASSERT_EQ(faults.size(), 4u);
   EXPECT_EQ(faults[0].where, "f.yaml");
   EXPECT_EQ(faults[3].where, "--set");
+}
+
+TEST(ServerConfig, ANameThatIsSaidAloudIsPrintable) {
+  EXPECT_TRUE(LoadServerConfig("", {"model=m", "served_model_name=Modèle 7B"}).ok());
+  for (const char* name : {"a\nb", "\xff", "a\u202eb", "\u009b2J"}) {
+    const auto config = LoadServerConfig("", {std::string("model=") + name});
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr("served_model_name")) << name;
+    EXPECT_TRUE(LoadServerConfig("", {std::string("model=") + name, "served_model_name=m"}).ok());
+  }
+}
+
+TEST(ServerConfig, TheLogsFormatIsKnownWhereSomethingElseIsWrong) {
+  testing_support::TempDir dir;
+  const std::string path = (dir.path() / "server.yaml").string();
+  testing_support::WriteFile(path, "log: {format: json}\nno_such_key: 1\n");
+  EXPECT_TRUE(MeansJsonLog(path, {}));
+  EXPECT_FALSE(MeansJsonLog(path, {"log.format=text"}));
+  testing_support::WriteFile(path, "log: [}");
+  EXPECT_FALSE(MeansJsonLog(path, {}));
+  EXPECT_TRUE(MeansJsonLog(path, {"log.format=json", "x=1"}));
+  EXPECT_FALSE(MeansJsonLog("/no/such/file", {}));
 }
 
 TEST(ServerConfig, MissingFileIsNotFound) {

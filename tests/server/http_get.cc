@@ -25,10 +25,12 @@ int ConnectTcp(const std::string& address) {
   return -1;
 }
 
-HttpResult HttpGet(const std::string& address, const std::string& path) {
+HttpResult HttpGet(const std::string& address, const std::string& path,
+                   const std::string& headers) {
   const int fd = ConnectTcp(address);
   if (fd < 0) return {};
-  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  const std::string request =
+      "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + "\r\n";
   std::string answer;
   if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
       static_cast<ssize_t>(request.size())) {

@@ -55,9 +55,10 @@ Process::Process(std::vector<std::string> arguments, const std::string& input) {
     stream.thread = std::thread([this, &stream] {
       char buffer[4096];
       for (ssize_t n; (n = read(stream.fd, buffer, sizeof(buffer))) > 0;) {
-        std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         stream.text.append(buffer, static_cast<size_t>(n));
         changed_.notify_all();
+        changed_.wait(lock, [this] { return reads_; });
       }
       std::lock_guard lock(mutex_);
       stream.closed = true;
@@ -93,8 +94,15 @@ int Process::Wait(double seconds) {
     }
   }
   std::unique_lock lock(mutex_);
+  reads_ = true;
+  changed_.notify_all();
   changed_.wait(lock, [this] { return streams_[0].closed && streams_[1].closed; });
   return exit_code_;
+}
+
+void Process::StopReading() {
+  std::lock_guard lock(mutex_);
+  reads_ = false;
 }
 
 std::string Process::Text(int i) const {

@@ -27,6 +27,8 @@ class Process {
   /// Everything so far.
   std::string out() const { return Text(0); }
   std::string err() const { return Text(1); }
+  /// Leaves what the process writes unread until it has ended.
+  void StopReading();
   /// Waits until stderr (or, with `in_stdout`, stdout) contains `text`, or the process has closed
   /// it.
   bool WaitFor(const std::string& text, double seconds = 20, bool in_stdout = false);
@@ -42,6 +44,7 @@ class Process {
 
   pid_t pid_ = -1;
   bool reaped_ = false;
+  bool reads_ = true;
   int exit_code_ = -1;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -13,6 +13,7 @@
 namespace quantd {
 namespace {
 
+using testing::AnyOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -50,7 +51,12 @@ TEST(RequestLog, WhatAClientWroteIsNoOtherLine) {
   line.error = "messages[0]\r\n\u009b2J\u2028\u202e";
   const std::string text = ToText(line);
   for (const char c : text) EXPECT_TRUE(c >= ' ' && c <= '~') << text;
-  EXPECT_THAT(text, HasSubstr("a\\x0a2026-01-01"));
+  EXPECT_THAT(text, HasSubstr("request \"a\\n2026-01-01"));
+  line.id = "r7 of admin: OK, 9 + 9 tokens";
+  EXPECT_THAT(ToText(line), HasSubstr("request \"r7 of admin: OK, 9 + 9 tokens\" of team-a"));
+  line.id = std::string(2 << 20, 'a');
+  EXPECT_LT(ToText(line).size(), 600u);
+  EXPECT_LT(ToJsonMembers(line).size(), 800u);
   const absl::Status invalid = absl::InvalidArgumentError("stop[0]: \"secret\" is too long");
   EXPECT_EQ(ErrorForLog(invalid, false), "stop[0]");
   EXPECT_EQ(ErrorForLog(invalid, true), "stop[0]: \"secret\" is too long");
@@ -117,16 +123,37 @@ TEST(RequestLogProcess, EveryLineIsAnObjectAndEveryRequestHasOne) {
 }
 
 TEST(RequestLogProcess, ItsLastLineIsAnObjectTooWhenServeFails) {
-  for (const char* level : {"info", "off"}) {
-    const test::Finished run = test::RunQuantd(
-        {"serve", "--model", "/no/model\x1b[2J", "--listen", "127.0.0.1:0", "--http", "", "--set",
-         "log.format=json", "--set", std::string("log.level=") + level});
+  const std::vector<std::string> common = {"serve", "--listen", "127.0.0.1:0",    "--http",
+                                           "",      "--set",    "log.format=json"};
+  for (const std::vector<std::string>& more : std::vector<std::vector<std::string>>{
+           {"--model", "/no/model\x1b[2J", "--set", "log.level=info"},
+           {"--model", "/no/model\x1b[2J", "--set", "log.level=off"},
+           {"--model", "/no/model\x1b[2J", "--set", "limits.no_such_key=1"}}) {
+    std::vector<std::string> arguments = common;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const test::Finished run = test::RunQuantd(arguments);
     EXPECT_EQ(run.code, 1);
     const std::vector<nlohmann::json> objects = Objects(run.err);
     ASSERT_FALSE(objects.empty()) << run.err;
     EXPECT_EQ(objects.back()["level"], "critical");
-    EXPECT_THAT(objects.back()["message"], HasSubstr("/no/model\\x1b[2J"));
+    EXPECT_THAT(objects.back()["message"],
+                AnyOf(HasSubstr("/no/model\\x1b[2J"), HasSubstr("limits.no_such_key")));
   }
+}
+
+TEST(RequestLogProcess, ALogThatNobodyReadsHoldsNothingUp) {
+  test::ServerProcess server;
+  ASSERT_TRUE(server.ready());
+  server.process().StopReading();
+  test::Client client(server.grpc());
+  v1::GenerateRequest request = test::Greedy(1, "Once");
+  request.set_request_id(std::string(250, 'x'));
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 300; ++i) {  // lines of more bytes than a pipe has
+    ASSERT_TRUE(client.Generate(request, &ids).ok());
+  }
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
 }
 
 }  // namespace

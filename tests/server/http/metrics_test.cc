@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "server/http/http_server.h"
 #include "tests/server/eventually.h"
@@ -151,7 +152,7 @@ TEST(HttpServer, SecondServerOnAPortFails) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
 
-// More than it has threads, of whom each sends now and then a byte: they are shut out one by one.
+// Each sends now and then a byte: they are shut out one by one, and keep nobody waiting.
 TEST(HttpServer, SlowClientsAreShutOutInTime) {
   Serving serving;
   const auto http = HttpServer::Start(
@@ -175,6 +176,35 @@ TEST(HttpServer, SlowClientsAreShutOutInTime) {
   EXPECT_TRUE(test::Eventually([&] { return shut_out == 40; }));
   stop = true;
   for (std::thread& client : slow) client.join();
+}
+
+TEST(HttpServer, IdleConnectionsKeepNoProbeWaiting) {
+  Serving serving;
+  std::atomic<int> pages{0};
+  const auto http = HttpServer::Start(
+      "127.0.0.1:0", serving, [&] { return std::to_string(++pages); }, std::chrono::hours(1));
+  ASSERT_TRUE(http.ok()) << http.status();
+  std::vector<int> idle;
+  for (int i = 0; i < 200; ++i) idle.push_back(test::ConnectTcp((*http)->address()));
+  // As none of them ever ends by itself here, an answer shows that this one did not wait for them.
+  EXPECT_EQ(test::HttpGet((*http)->address(), "/livez").status, 200);
+  EXPECT_EQ(test::HttpGet((*http)->address(), "/metrics").body, "1");
+  for (const int fd : idle) {
+    EXPECT_GE(fd, 0);
+    close(fd);
+  }
+}
+
+TEST(HttpServer, RangesAreNotLookedAt) {
+  Serving serving;
+  const auto http = HttpServer::Start("127.0.0.1:0", serving, [] { return std::string("page"); });
+  ASSERT_TRUE(http.ok()) << http.status();
+  std::string ranges = "bytes=0-";
+  for (int i = 0; i < 2000; ++i) ranges += ",0-";
+  const test::HttpResult result =
+      test::HttpGet((*http)->address(), "/metrics", "Range: " + ranges + "\r\n");
+  EXPECT_EQ(result.status, 200);
+  EXPECT_EQ(result.body, "page");
 }
 
 TEST(HttpServer, ALongPageArrivesWhole) {

@@ -370,6 +370,33 @@ TEST_F(TlsTest, ReplacingTheCertificateUnderLoadLosesNoRequest) {
       Eventually([&] { return Generate(Channel(server_->address(), Trusting(second))).ok(); }));
 }
 
+TEST_F(TlsTest, AFaultyRenewalLeavesTheCertificateInUse) {
+  const Certificate first = authority_.Sign("server");
+  WriteServer(first);
+  Start(Overrides());
+  const auto works = [&] {
+    return Generate(Channel(server_->address(), Trusting(authority_))).ok();
+  };
+  ASSERT_TRUE(works());
+  const std::optional<int64_t> expires = server_->counts().tls_expires;
+  ASSERT_TRUE(expires.has_value());
+  EXPECT_GT(*expires, time(nullptr));
+  const Certificate others[] = {
+      {.certificate = "garbage", .key = "garbage"},
+      {.certificate = first.certificate, .key = authority_.Sign("another").key},
+      authority_.Sign("server", -10)};  // has expired
+  for (const Certificate& faulty : others) {
+    WriteServer(faulty);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+    EXPECT_TRUE(works());
+    EXPECT_EQ(server_->counts().tls_expires, expires);
+  }
+  Authority second("second");
+  WriteServer(second.Sign("server"));
+  EXPECT_TRUE(
+      Eventually([&] { return Generate(Channel(server_->address(), Trusting(second))).ok(); }));
+}
+
 TEST_F(TlsTest, SaysAtStartWhatIsWrongWithTheFiles) {
   const Certificate good = authority_.Sign("server"), expired = authority_.Sign("server", -10);
   const std::string certificate = Write("c.pem", good.certificate), key = Write("k.pem", good.key);
