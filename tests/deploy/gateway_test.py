@@ -7,9 +7,11 @@ Needs nginx and openssl's command; says so and checks nothing where nginx is mis
 import argparse
 import os
 import pathlib
+import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from quantd_server import Server, new_key, self_signed  # noqa: E402
 
+CONFIGURATION = ROOT / "deploy/gateway/nginx.conf"
+
 
 def free_port():
     with socket.socket() as probe:
@@ -26,11 +30,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_nginx(folder, server, port):
-    self_signed(folder)
-    text = (ROOT / "deploy/gateway/nginx.conf").read_text()
-    for old, new in (("127.0.0.1:50051", server), ("listen 443", f"listen 127.0.0.1:{port}"), ("/etc/quantd/", f"{folder}/"),
-                     ("rate=50r/s", "rate=5r/s"), ("burst=200", "burst=20")):
+def start_nginx(folder, server, port, *changes):
+    text = CONFIGURATION.read_text()
+    for old, new in (("127.0.0.1:50051", server), ("listen 443", f"listen 127.0.0.1:{port}"), ("/etc/quantd/", f"{folder}/"), *changes):
         assert old in text, old
         text = text.replace(old, new)
     (folder / "nginx.conf").write_text(text)
@@ -56,15 +58,56 @@ def main():
         folder.chmod(0o755)  # nginx's worker is another user
         key = new_key(quantd, "team-a", folder, "    admin: true\n")
         server = Server(quantd, [f"security.api_keys={folder / 'keys.yaml'}"])
+        self_signed(folder)
         port = free_port()
-        nginx = start_nginx(folder, server.address, port)
         try:
-            check(quantd, folder, server, port, key)
+            # Lower rates, so that they are reached by a client that is slow to start.
+            for test, changes in ((check, [("rate=50r/s", "rate=1r/s"), ("burst=200", "burst=20")]), (check_calls, [])):
+                nginx = start_nginx(folder, server.address, port, *changes)
+                try:
+                    test(quantd, folder, server, port, key)
+                finally:
+                    nginx.terminate()
+                    nginx.wait(20)
         finally:
-            nginx.terminate()
-            nginx.wait(20)
             assert server.stop() == 0
     print("deploy/gateway: clients come through, the rest does not")
+
+
+def open_calls(folder, port, count):
+    """A connection with calls that do not end before it: HTTP/2 by hand, as no END_STREAM is ever sent."""
+    context = ssl.create_default_context(cafile=folder / "tls.crt")
+    context.set_alpn_protocols(["h2"])
+    tls = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1")
+    header = b"".join(b"\0" + bytes([len(word)]) + word if number % 2 == 0 else bytes([len(word)]) + word for number, word in enumerate(
+        b":method POST :scheme https :path /grpc.health.v1.Health/Watch :authority 127.0.0.1 content-type application/grpc te trailers".split()))
+    frames = [b"\0\0\0\4\0" + bytes(4), *(struct.pack(">xHBBI", len(header), 1, 4, 2 * n + 1) + header for n in range(count))]
+    tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"".join(frames))
+    return tls
+
+
+def check_calls(quantd, folder, _server, port, _key):
+    """One address may have as many calls as a connection takes."""
+    text = CONFIGURATION.read_text()
+    most, of_connection, status = (int(re.search(pattern, text, re.DOTALL).group(1)) for pattern in (
+        r"limit_conn \w+ (\d+);", r"http2_max_concurrent_streams (\d+);", r"location @exhausted \{.*?grpc-status (\d+)"))
+    assert (most, status) == (of_connection, 8), (most, of_connection, status)
+
+    def until(said):
+        for _ in range(50):
+            answer = subprocess.run([quantd, "health", "--target", f"127.0.0.1:{port}", "--tls-ca", str(folder / "tls.crt")],
+                                    capture_output=True, text=True, timeout=60)
+            if said in answer.stdout + answer.stderr:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"not {said!r} but {answer}")
+
+    with open_calls(folder, port, most - 1):
+        time.sleep(1)  # for nginx to have read them all
+        until("SERVING")
+        with open_calls(folder, port, 1):
+            until("too much from this address")
+        until("SERVING")
 
 
 def check(quantd, folder, server, port, key):

@@ -11,6 +11,7 @@ import argparse
 import copy
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -35,17 +36,52 @@ def kustomize(folder):
     return list(yaml.safe_load_all(result.stdout))
 
 
+def with_components(*names):
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:  # kustomize takes relative paths only
+        pathlib.Path(folder, "kustomization.yaml").write_text(yaml.safe_dump({
+            "resources": ["../../deploy/kubernetes/overlays/cpu"],
+            "components": [f"../../deploy/kubernetes/components/{name}" for name in names]}))
+        return kustomize(folder)
+
+
 def variants():
     """name -> resources: every overlay, and every component on the cpu overlay."""
     found = {f"overlays/{path.name}": kustomize(path) for path in sorted((KUBERNETES / "overlays").iterdir())}
-    (ROOT / "build").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:  # kustomize takes relative paths only
-        for path in sorted((KUBERNETES / "components").iterdir()):
-            pathlib.Path(folder, "kustomization.yaml").write_text(yaml.safe_dump({
-                "resources": ["../../deploy/kubernetes/overlays/cpu"],
-                "components": [f"../../deploy/kubernetes/components/{path.name}"]}))
-            found[f"components/{path.name}"] = kustomize(folder)
+    found |= {f"components/{path.name}": with_components(path.name) for path in sorted((KUBERNETES / "components").iterdir())}
     return found
+
+
+def check_refusals():
+    """Components that exclude each other are no variant, in whichever order they are named."""
+    for names in (("mtls", "inference-pool"), ("inference-pool", "mtls")):
+        try:
+            with_components(*names)
+        except AssertionError as refused:
+            assert "test failed" in str(refused), refused
+        else:
+            yield f"{names} are taken together"
+
+
+def documented(start):
+    """The first such command of docs/deploy.md."""
+    return next(l.strip() for l in (ROOT / "docs/deploy.md").read_text().splitlines() if l.startswith("    ") and l.strip().startswith(start))
+
+
+def check_documented_overlay(rendered):
+    """An overlay of one's own, by docs/deploy.md's commands as they are written."""
+    commands = [documented("cp -r deploy/kubernetes/overlays/"), documented("kubectl kustomize ")]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "deploy", f"{folder}/deploy", ignore=shutil.ignore_patterns("mine"))
+        for command in commands:
+            result = subprocess.run(shlex.split(command), cwd=folder, capture_output=True, text=True)
+    if list(yaml.safe_load_all(result.stdout)) != rendered["overlays/cpu"]:
+        yield f"docs/deploy.md: {commands}: {result.stderr or 'not the cpu overlay'}"
+    namespace = documented("kubectl create namespace ").split()[-1]
+    if documented("kubectl -n ") != f"kubectl -n {namespace} apply -k {commands[1].split()[-1]}":
+        yield "docs/deploy.md applies something else than it renders, or elsewhere"
+    if f'namespace="{namespace}"' not in str(rendered["components/autoscale-keda"]):
+        yield "ScaledObject counts in other namespaces than docs/deploy.md's"
 
 
 def runtime_pod():
@@ -173,9 +209,14 @@ def check_together(resources, known):
         named = [p["name"] for s in of["Service"] if wanted <= s["metadata"]["labels"].items() for p in s["spec"]["ports"]]
         if named.count(monitor["spec"]["endpoints"][0]["port"]) != 1:
             yield f"ServiceMonitor reads a pod by one port, not by {named}"
+        if [r["spec"] for r in of.get("PrometheusRule", [])] != [yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())]:
+            yield "PrometheusRule is not deploy/prometheus/rules.yaml"
     for pool in of.get("InferencePool", []):
         if [p["number"] for p in pool["spec"]["targetPorts"]] != [ports["grpc"]]:
             yield "InferencePool has another port than the pods"
+        picker = {"podSelector": {"matchLabels": {"inferencepool": pool["spec"]["endpointPickerRef"]["name"]}}}
+        if {"from": [picker], "ports": [{"port": "http"}]} not in of["NetworkPolicy"][0]["spec"]["ingress"]:
+            yield "NetworkPolicy: the endpoint picker cannot read /metrics"
     for kind in ("HorizontalPodAutoscaler", "ScaledObject"):
         for scaler in of.get(kind, []):
             if scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"] or "replicas" in deployment["spec"]:
@@ -307,7 +348,7 @@ def main():
     args = parser.parse_args()
     known, rendered = facts(), variants()
     crds = yaml.safe_load((ROOT / "tests/deploy/crds.yaml").read_text())
-    faults = [f"deploy: {fault}" for fault in check_compose(known)]
+    faults = [f"deploy: {fault}" for fault in (*check_compose(known), *check_refusals(), *check_documented_overlay(rendered))]
     runtime, pod = runtime_pod()
     for resource in [runtime, pod, *(r for resources in rendered.values() for r in resources)]:
         check_schema(resource, crds)

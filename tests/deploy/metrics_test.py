@@ -5,11 +5,13 @@
 Starts servers on demo/model, sends requests, reads /metrics, and holds to it what the dashboard, the alert rules
 and the autoscalers name. With --prometheus (a folder that has prometheus and promtool) the real Prometheus then reads
 the server by deploy/prometheus's configuration, each query of the dashboard must have a number for an answer, each
-rule must evaluate, and promtool checks metrics, rules and the rules' own tests.
+rule must evaluate, and promtool checks metrics, rules and the rules' own tests. docs/operations.md
+has to list what there is in metrics and in a request's line of the log.
 """
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import re
 import socket
@@ -25,8 +27,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from quantd_server import Server, new_key  # noqa: E402
 
 DEPLOY = ROOT / "deploy"
-# Labels Prometheus itself gives a series.
-OF_TARGETS = {"instance", "job"}
+# Labels Prometheus itself gives a series (namespace: on Kubernetes).
+OF_TARGETS = {"instance", "job", "namespace"}
 # promtool's advice not taken: a name of vLLM's, and a ratio that everybody quotes in bits.
 NAMES_KEPT = {'quantd_iteration_tokens_total non-counter metrics should not have "_total" suffix',
               'quantd_bits_per_weight use base unit "bytes" instead of "bits"'}
@@ -99,6 +101,26 @@ def send_requests(quantd, target, rounds):
                             "--temperature", "0", "--ignore-eos", "--prompt-lookup", "4"], check=True, capture_output=True)
 
 
+def documented(title, pattern):
+    """What code docs/operations.md's section has in its table, where `pattern` matches a row."""
+    section = (ROOT / "docs/operations.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"`([a-z0-9_]+)(?:\{\w+\})?`", " ".join(re.findall(pattern, section, re.M))))
+
+
+def check_documents(quantd, series, server, key):
+    """`server` wants the key, and logs JSON with prompts."""
+    exported = {re.sub(r"_(bucket|count|sum)$", "", name).removeprefix("quantd_") for name in series} | {"load_progress"}
+    exported |= {labels.get("finished_reason") or labels["reason"] for name in ("success", "refused")
+                 for labels in series[f"quantd_request_{name}_total"]}
+    assert not (wrong := exported ^ documented("Metrics", r"^\| .* \| .* \| (`.*|counters.*)$")), f"docs/operations.md, metrics: {wrong}"
+    for more in (["--top-p", "2"], []):
+        subprocess.run([quantd, "generate", "--target", server.address, "--prompt", "Once", "--max-tokens", "2", *more],
+                       capture_output=True, env={**os.environ, "QUANTD_API_KEY": key})
+    refused, ended = (json.loads(server._logged(rf'(\{{.*"request_id":"{name}".*\}})')) for name in ("-", "r1"))
+    members = (refused.keys() | ended.keys()) - {"time", "level"}
+    assert not (wrong := members ^ documented("Logs", r"^\| (`.*?) \|")), f"docs/operations.md, members of a line: {wrong}"
+
+
 def selftest(series):
     for wrong in ('sum(quantd_no_such_metric)', 'quantd_num_requests_running{pod="a"}', 'sum by (colour) (quantd_steps_total)',
                   'quantd_request_success_total{finished_reason="tired"}', 'label_values(quantd_steps_total, colour)'):
@@ -157,14 +179,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         served = servers.enter_context(Server(args.quantd, ["served_model_name=model"]))  # as in deploy/
         grpc, http = served.address, served.http
-        # Another one, which nobody may call: some metrics are there with API keys only.
-        new_key(args.quantd, "somebody", folder)
-        http_of_keys = servers.enter_context(
-            Server(args.quantd, ["served_model_name=model", f"security.api_keys={folder}/keys.yaml"])).http
+        # Another one with API keys: some metrics are there with them only.
+        key = new_key(args.quantd, "somebody", folder)
+        with_keys = servers.enter_context(Server(args.quantd, [
+            "served_model_name=model", f"security.api_keys={folder}/keys.yaml", "log.format=json", "log.prompts=true"]))
+        http_of_keys = with_keys.http
         send_requests(args.quantd, grpc, 1)
         metrics = get(f"http://{http}/metrics")
         series = {**parse_metrics(get(f"http://{http_of_keys}/metrics")), **parse_metrics(metrics)}
         selftest(series)
+        check_documents(args.quantd, series, with_keys, key)
         asked = expressions()
         faults = [f"{where}: {fault}" for where, expression in asked for fault in faults_of(expression, series)]
         if faults:
