@@ -24,7 +24,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from quantd_server import Server, new_key  # noqa: E402
+from quantd_server import Server, new_key, self_signed  # noqa: E402
 
 DEPLOY = ROOT / "deploy"
 # Labels Prometheus itself gives a series (namespace: on Kubernetes).
@@ -184,9 +184,13 @@ def main():
         with_keys = servers.enter_context(Server(args.quantd, [
             "served_model_name=model", f"security.api_keys={folder}/keys.yaml", "log.format=json", "log.prompts=true"]))
         http_of_keys = with_keys.http
+        self_signed(folder)
+        with_tls = servers.enter_context(Server(args.quantd, [
+            "served_model_name=model", f"tls.certificate={folder}/tls.crt", f"tls.key={folder}/tls.key"]))
         send_requests(args.quantd, grpc, 1)
         metrics = get(f"http://{http}/metrics")
-        series = {**parse_metrics(get(f"http://{http_of_keys}/metrics")), **parse_metrics(metrics)}
+        series = {**parse_metrics(get(f"http://{with_tls.http}/metrics")), **parse_metrics(get(f"http://{http_of_keys}/metrics")),
+                  **parse_metrics(metrics)}
         selftest(series)
         check_documents(args.quantd, series, with_keys, key)
         asked = expressions()
