@@ -179,8 +179,8 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
   }
   auto job = [call, served = &model, p = std::make_shared<PreparedRequest>(std::move(prepared))] {
     if (!call->active()) return;
-    absl::StatusOr<std::vector<int32_t>> ids =
-        EncodePrompt(*p, *served->tokenizer, served->chat_template);
+    absl::StatusOr<std::vector<int32_t>> ids = EncodePrompt(
+        *p, *served->tokenizer, served->chat_template, served->engine->max_model_len());
     if (!ids.ok()) return call->Fail(ids.status());
     p->request.prompt_ids = std::move(*ids);
     call->Submit(served->engine, std::move(p->request));
