@@ -164,8 +164,11 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
   if (caller.key != nullptr) {
     const int32_t outputs = prepared.request.sampling.n;
     if (const absl::Status s = caller.key->Begin(outputs, Clock::now()); !s.ok()) {
-      LogRefusal(prepared.request.id, caller.name(), s);
-      return call->Fail(s, true);
+      const bool later = absl::IsResourceExhausted(s);
+      const absl::Status refusal =
+          later ? s : WithField(InvalidArgument("sampling.{}", Message(s)), "sampling.n");
+      LogRefusal(prepared.request.id, caller.name(), refusal);
+      return call->Fail(refusal, later);
     }
     const ApiKey key = caller.key->key();
     Request& request = prepared.request;

@@ -181,6 +181,11 @@ absl::Status KeyUse::Begin(int32_t outputs, Clock::time_point now) {
     Refill(now);
     if (tokens_ <= 0) {
       ++counts_.refused;
+  if (key_.max_concurrent_requests > 0 && outputs > key_.max_concurrent_requests) {
+    return InvalidArgument(
+        "n is {}, allowed: at most the {} requests that the key {} may have at once", outputs,
+        key_.max_concurrent_requests, key_.name);
+  }
       const double wait = (1 - tokens_) * 60 / static_cast<double>(key_.tokens_per_minute);
       return WithRetryAfter(
           ResourceExhausted("the key {} has used its tokens, allowed: {} a minute", key_.name,

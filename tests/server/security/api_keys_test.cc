@@ -111,6 +111,18 @@ TEST(KeyUse, HasSoManyRequestsAtOnce) {
 TEST(KeyUse, HasSoManyTokensAMinuteAndPaysDebtsFirst) {
   KeyUse use(Limited(0, 60));
   ASSERT_TRUE(use.Begin(1, kStart).ok());
+TEST(KeyUse, MoreOutputsThanItMayEverHaveAreNoMatterOfTime) {
+  KeyUse use(Limited(2, 0));
+  const absl::Status invalid = use.Begin(3, kStart);
+  EXPECT_EQ(invalid.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(invalid.message(),
+            "n is 3, allowed: at most the 2 requests that the key a may have at once");
+  EXPECT_FALSE(RetryAfter(invalid).has_value());
+  EXPECT_EQ(use.counts().refused, 0) << "it is wrong, not too much for now";
+  EXPECT_EQ(use.counts().live, 0);
+  EXPECT_TRUE(use.Begin(2, kStart).ok());
+}
+
   use.Charge(90, kStart);  // all of a minute's, and half of the next one's
   const absl::Status refused = use.Begin(1, kStart);
   EXPECT_EQ(refused.message(), "the key a has used its tokens, allowed: 60 a minute");
