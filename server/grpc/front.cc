@@ -1,6 +1,7 @@
 #include "server/grpc/front.h"
 
 #include <spdlog/spdlog.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <cmath>
@@ -101,15 +102,18 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
   if (keys_ != nullptr) {
     const auto& metadata = context.client_metadata();
     const auto header = metadata.find("authorization");
-    constexpr std::string_view kBearer = "Bearer ";
+    constexpr std::string_view kBearer = "bearer ";  // in any case (RFC 7235)
     std::string_view presented;
     if (header != metadata.end()) presented = {header->second.data(), header->second.size()};
-    if (!presented.starts_with(kBearer)) {
+    if (presented.size() < kBearer.size() ||
+        strncasecmp(presented.data(), kBearer.data(), kBearer.size()) != 0) {
       ++unauthenticated_;
       return absl::UnauthenticatedError(
           "no API key: metadata \"authorization: Bearer KEY\" is needed");
     }
-    caller.key = keys_->Find(presented.substr(kBearer.size()));
+    presented.remove_prefix(kBearer.size());
+    while (presented.starts_with(' ')) presented.remove_prefix(1);  // one or more
+    caller.key = keys_->Find(presented);
     if (caller.key == nullptr) {
       ++unauthenticated_;
       return absl::UnauthenticatedError("the API key is not known");

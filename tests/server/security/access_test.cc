@@ -219,6 +219,27 @@ TEST_F(AccessTest, MoreOutputsThanAKeyMayHaveAreInvalid) {
   EXPECT_EQ(counts.by_key[0].live, 0);
 }
 
+TEST_F(AccessTest, TheSchemeIsTakenInAnyCase) {
+  const NewApiKey a = *MakeApiKey("a");
+  Keys({{a, ""}});
+  Start({"security.api_keys=" + keys_file_});
+  const auto tokenize = [&](const std::string& authorization) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", authorization);
+    v1::TokenizeRequest request;
+    v1::TokenizeResponse response;
+    return v1::Inference::NewStub(Channel(server_->address()))
+        ->Tokenize(&context, request, &response)
+        .error_code();
+  };
+  for (const char* scheme : {"Bearer ", "bearer ", "BEARER ", "bEaReR   "}) {
+    EXPECT_EQ(tokenize(scheme + a.key), StatusCode::OK) << scheme;
+  }
+  for (const char* scheme : {"", "Bearer", "Basic ", "Bearer x "}) {
+    EXPECT_EQ(tokenize(scheme + a.key), StatusCode::UNAUTHENTICATED) << scheme;
+  }
+}
+
 TEST_F(AccessTest, AFloodOfTextsLeavesRoomForAnotherKeys) {
   const NewApiKey a = *MakeApiKey("a"), b = *MakeApiKey("b");
   Keys({{a, ""}, {b, ""}});
