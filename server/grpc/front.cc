@@ -33,7 +33,9 @@ Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr
       watchdog_([this] { Watch(); }),
       pool_(std::make_unique<WorkerPool>(
           static_cast<int>(config.limits.tokenizer_threads),
-          static_cast<size_t>(config.limits.max_queued_tokenizations))) {}
+          static_cast<size_t>(config.limits.max_queued_tokenizations))) {
+  if (keys_ != nullptr) LogKeys();
+}
 
 Front::~Front() {
   {
@@ -72,9 +74,11 @@ void Front::ReloadKeys() {
     spdlog::error("the API keys stay as they were: {}", fault);
   }
   reload_fault_ = fault;
-  if (replaced.ok() && *replaced) {
-    spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
-  }
+  if (replaced.ok() && *replaced) LogKeys();
+}
+
+void Front::LogKeys() const {
+  spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
 }
 
 void Front::CancelAll(const absl::Status& status) {

@@ -90,6 +90,7 @@ class Front {
  private:
   void Watch();
   void ReloadKeys();
+  void LogKeys() const;
 
   const Serving& serving_;
   const ServerConfig config_;

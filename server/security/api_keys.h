@@ -45,6 +45,10 @@ struct ApiKey {
 absl::StatusOr<std::vector<ApiKey>> ParseApiKeys(const std::string& yaml,
                                                  const std::string& source);
 
+/// The keys of a file, a regular one of at most 4 MiB. NOT_FOUND where it cannot be read; else as
+/// ParseApiKeys.
+absl::StatusOr<std::vector<ApiKey>> ReadApiKeys(const std::string& path);
+
 /// What one key has taken. Thread-safe.
 class KeyUse {
  public:
