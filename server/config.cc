@@ -10,6 +10,7 @@
 #include <limits>
 #include <set>
 #include <string_view>
+#include <utility>
 #include <variant>
 
 #include "engine/weights/nearest.h"
@@ -93,11 +94,36 @@ std::vector<Key> KeysOf(ServerConfig& c) {
   };
 }
 
+// "limits" and "max_queued_tokens" of "limits.max_queued_tokens"; a key at the top has no section.
+std::pair<std::string_view, std::string_view> SplitPath(std::string_view path) {
+  const size_t dot = path.find('.');
+  if (dot == std::string_view::npos) return {{}, path};
+  return {path.substr(0, dot), path.substr(dot + 1)};
+}
+
+// What `path` may have meant: a key (at the top, a section, too) spelled nearly so in its section;
+// the key of that name in another one; or a path spelled nearly so. Empty where nothing is near.
+std::string NearestKey(std::string_view path, const std::vector<Key>& keys) {
+  const auto [section, name] = SplitPath(path);
+  std::vector<std::string_view> neighbours, paths;
+  std::string namesake;
+  for (const Key& key : keys) {
+    const auto [known_section, known_name] = SplitPath(key.path);
+    paths.emplace_back(key.path);
+    if (known_section == section) neighbours.push_back(known_name);
+    if (section.empty() && !known_section.empty()) neighbours.push_back(known_section);
+    if (known_name == name) namesake = key.path;
+  }
+  if (const std::string_view near = NearName(name, neighbours); !near.empty()) {
+    return section.empty() ? std::string(near) : fmt::format("{}.{}", section, near);
+  }
+  return namesake.empty() ? std::string(NearName(path, paths)) : namesake;
+}
+
 std::string UnknownKey(const std::string& path, const std::vector<Key>& keys) {
-  std::vector<std::string_view> known;
-  known.reserve(keys.size());
-  for (const Key& key : keys) known.emplace_back(key.path);
-  return fmt::format("unknown key {}; the nearest known key is {}", path, NearestName(path, known));
+  const std::string nearest = NearestKey(path, keys);
+  if (nearest.empty()) return fmt::format("unknown key {}", path);
+  return fmt::format("unknown key {}; the nearest known key is {}", path, nearest);
 }
 
 template <typename T>
@@ -191,16 +217,20 @@ void ReadMapping(const YAML::Node& node, const std::string& prefix, const std::v
   }
 }
 
-void ReadYaml(const std::string& yaml, const std::vector<Key>& keys, FaultList& faults) {
+// False where the text is no mapping, so that nothing is known of what it was to say.
+bool ReadYaml(const std::string& yaml, const std::vector<Key>& keys, FaultList& faults) {
   try {
     const YAML::Node root = YAML::Load(yaml);
     if (root.IsMap()) {
       ReadMapping(root, "", keys, faults);
     } else if (!root.IsNull()) {
       faults.Add("must be a mapping of keys to values");
+      return false;
     }
+    return true;
   } catch (const YAML::Exception& e) {
     faults.Add("line {}: {}", e.mark.line + 1, e.msg);
+    return false;
   }
 }
 
@@ -301,10 +331,10 @@ ServerConfig ReadServerConfig(const std::string& yaml, const std::string& source
   ServerConfig config;
   const std::vector<Key> keys = KeysOf(config);
   FaultList of_yaml, of_overrides, of_all;
-  ReadYaml(yaml, keys, of_yaml);
+  const bool read = ReadYaml(yaml, keys, of_yaml);
   for (const std::string& assignment : overrides) ReadOverride(assignment, keys, of_overrides);
   Normalize(&config);
-  Validate(config, of_all);
+  if (read) Validate(config, of_all);
   for (const std::string& text : of_yaml.texts()) faults.push_back({source, text});
   for (const std::string& text : of_overrides.texts()) faults.push_back({"--set", text});
   for (const std::string& text : of_all.texts()) faults.push_back({source, text});

@@ -1,6 +1,8 @@
-// Reading what a user names on the command line: a file or a pipe. Pure function.
+// Reading what a user names: a file or a pipe of the command line, or a file that the server reads
+// again while it runs. Pure functions.
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -9,5 +11,10 @@ namespace quantd {
 
 /// All bytes of `path`. NOT_FOUND "<what>: cannot be read: <why>".
 absl::StatusOr<std::string> ReadInput(const std::string& path, const std::string& what);
+
+/// All bytes of `path`, without ever waiting for them: NOT_FOUND as above, INVALID_ARGUMENT for
+/// what is no regular file (a symbolic link to one is) or has more than `most` bytes.
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path, const std::string& what,
+                                            size_t most);
 
 }  // namespace quantd

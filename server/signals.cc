@@ -22,6 +22,10 @@ TerminationSignals::TerminationSignals() {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  // A signal that is ignored and blocked would still come through the descriptor.
+  struct sigaction hangup;
+  const bool ignored = sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+  if (!ignored) sigaddset(&set, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   fd_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   QUANTD_CHECK(fd_ >= 0, "signalfd: errno {}", errno);

@@ -1,6 +1,7 @@
-// TerminationSignals: SIGTERM and SIGINT as something to poll. Construct it before any other thread
-// starts (gRPC's included): threads inherit the blocked mask, and a signal that one thread does not
-// block kills the process.
+// TerminationSignals: SIGTERM, SIGINT and SIGHUP (a terminal that closes) as something to poll.
+// SIGHUP stays ignored where it was when the process began (nohup). Construct it before any other
+// thread starts (gRPC's included): threads inherit the blocked mask, and a signal that one thread
+// does not block kills the process.
 #pragma once
 
 namespace quantd {

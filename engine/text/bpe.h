@@ -37,7 +37,8 @@ class Bpe {
   /// 2^31 bytes.
   void Encode(std::string_view piece, Scratch* scratch, std::vector<int32_t>* ids) const;
 
-  /// Byte-level: number of the bytes that occur in UTF-8 and that the vocabulary lacks.
+  /// Number of the bytes that occur in UTF-8 and that the vocabulary lacks, not byte-level as
+  /// tokens of byte fallback (all of them where that is off).
   int MissingBytes() const;
 
  private:

@@ -14,6 +14,7 @@ namespace {
 // made to exhaust memory.
 constexpr size_t kMaxGrowth = 16;
 constexpr size_t kMaxSmall = size_t{1} << 20;
+constexpr int64_t kMostShrink = 1 << 10;  // beyond it a bound tells nothing
 
 }  // namespace
 
@@ -67,6 +68,18 @@ absl::StatusOr<std::string> NormalizerChain::Normalize(std::string_view text,
     current = std::move(out);
   }
   return current;
+}
+
+std::optional<int64_t> NormalizerChain::MostShrink() const {
+  int64_t most = 1;
+  for (const Stage& stage : stages_) {
+    const NormalizerStep& step = stage.step;
+    if (step.kind == NormalizerStep::Kind::kForm) most *= kMostNormalizedBytes;
+    const bool grows = step.literal && step.content.size() >= step.pattern.size();
+    if (step.kind == NormalizerStep::Kind::kReplace && !grows) return std::nullopt;
+    if (most > kMostShrink) return std::nullopt;
+  }
+  return most;
 }
 
 }  // namespace quantd

@@ -2,6 +2,7 @@
 // any thread; each caller brings its own scratch memory.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +23,10 @@ class NormalizerChain {
   /// `text` (valid UTF-8, under 2 GiB) after every step. INVALID_ARGUMENT where it would grow
   /// beyond reason, INTERNAL if ICU fails.
   absl::StatusOr<std::string> Normalize(std::string_view text, Regex::Scratch* scratch) const;
+
+  /// At most so many bytes of a text become one byte of what is made of it; none where any number
+  /// might.
+  std::optional<int64_t> MostShrink() const;
 
  private:
   struct Stage {

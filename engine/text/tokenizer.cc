@@ -1,6 +1,7 @@
 // The BPE tokenizer: its stages in sequence. See tokenizer.h.
 #include "engine/text/tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/text/added_tokens.h"
@@ -12,6 +13,7 @@
 #include "engine/text/tokenizer_spec.h"
 #include "engine/text/utf8.h"
 #include "engine/text/vocabulary.h"
+#include "kernels/ceil_div.h"
 #include "kernels/status.h"
 
 namespace quantd {
@@ -45,19 +47,23 @@ class BpeTokenizer final : public Tokenizer {
     tokenizer->decoder_ = spec.decoder;
     tokenizer->join_rules_ = {!spec.byte_level, spec.decoder.strip, spec.decoder.strip_start};
     Regex::Scratch scratch;
+    size_t longest = 0;  // of the patterns that are looked for in the normalized text
     for (const AddedTokenSpec& token : spec.added_tokens) {
       if (token.model_symbol) {
         tokenizer->added_normalized_.Add(token, token.content);
+        longest = std::max(longest, token.content.size());
       } else if (token.normalized) {
         ASSIGN_OR_RETURN(const std::string pattern,
                          tokenizer->normalizers_.Normalize(token.content, &scratch));
         tokenizer->added_normalized_.Add(token, pattern);
+        longest = std::max(longest, pattern.size());
         // Decoded as it is looked for, as by tokenizers since 0.22.
         if (!spec.byte_level) tokenizer->vocabulary_.Respell(spec.decoder, token.id, pattern);
       } else {
         tokenizer->added_raw_.Add(token, token.content);
       }
     }
+    tokenizer->FindReach(spec, longest);
     return tokenizer;
   }
 
@@ -85,6 +91,10 @@ class BpeTokenizer final : public Tokenizer {
     }
     if (add_special_tokens) ids.insert(ids.end(), template_after_.begin(), template_after_.end());
     return ids;
+  }
+
+  int64_t MinTokens(std::string_view text) const override {
+    return reach_ == 0 ? 0 : CeilDiv(static_cast<int64_t>(text.size()), reach_);
   }
 
   std::string_view TokenBytes(int32_t id) const override { return vocabulary_.Bytes(id); }
@@ -126,6 +136,33 @@ class BpeTokenizer final : public Tokenizer {
     };
     bos_id_ = find("bos_token", spec.bos_token);
     eos_id_ = find("eos_token", spec.eos_token);
+  }
+
+  // Sets reach_, or leaves it where a part of a text may come to nothing, or a token may stand for
+  // any number of characters. `longest`: of the added tokens in the normalized text.
+  void FindReach(const TokenizerSpec& spec, size_t longest) {
+    const bool strips =
+        std::any_of(spec.added_tokens.begin(), spec.added_tokens.end(),
+                    [](const AddedTokenSpec& token) { return token.lstrip || token.rstrip; });
+    const bool removes =
+        std::any_of(spec.pre_tokenizers.begin(), spec.pre_tokenizers.end(), [](const auto& step) {
+          return step.kind == PreTokenizerStep::Kind::kSplit &&
+                 step.behavior == SplitBehavior::kRemoved;
+        });
+    // A character without a token of its own or of its bytes is left out, or one of several that
+    // are one unknown token.
+    if (strips || removes || bpe_.MissingBytes() > 0) return;
+    const std::optional<int64_t> shrink = normalizers_.MostShrink();
+    if (!shrink) return;
+    // A token that was merged is spelled like what it stands for (a byte of byte fallback with more
+    // letters than that), and so is one that is the whole of a piece.
+    for (const auto& [spelling, id] : spec.bpe.vocab) {
+      longest = std::max(longest, spec.byte_level ? TokenBytes(id).size() : spelling.size());
+    }
+    reach_ = static_cast<int64_t>(longest) * *shrink;
+    for (const AddedTokenSpec& token : spec.added_tokens) {
+      reach_ = std::max(reach_, static_cast<int64_t>(token.content.size()));
+    }
   }
 
   // Text without added tokens of the raw kind. `at_start`: the whole text begins with it.
@@ -171,6 +208,7 @@ class BpeTokenizer final : public Tokenizer {
   std::vector<int32_t> template_after_;
   std::optional<int32_t> bos_id_;
   std::optional<int32_t> eos_id_;
+  int64_t reach_ = 0;  // bytes of a text that one token may stand for; 0: not known
 };
 
 }  // namespace

@@ -45,6 +45,10 @@ class Tokenizer {
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                                       bool add_special_tokens) const = 0;
 
+  /// So many tokens at least `text` comes to, in the time it takes to look at its size; 0 where
+  /// nothing is known. Never more than Encode gives, with or without special tokens.
+  virtual int64_t MinTokens(std::string_view) const { return 0; }
+
   /// Bytes of one token: not always valid UTF-8 by themselves. Special tokens give their content.
   /// Empty for an id that no token has.
   virtual std::string_view TokenBytes(int32_t id) const = 0;

@@ -7,6 +7,8 @@
 namespace quantd {
 namespace {
 
+constexpr size_t kLongest = 64;  // names are short; a megabyte of garbage is not worth comparing
+
 // Levenshtein distance with one row of the table.
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -26,7 +28,6 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string_view NearestName(std::string_view name, std::span<const std::string_view> known) {
-  constexpr size_t kLongest = 64;  // names are short; a megabyte of garbage is not worth comparing
   const std::string_view text = name.substr(0, kLongest);
   std::string_view best;
   size_t best_distance = SIZE_MAX;
@@ -38,6 +39,14 @@ std::string_view NearestName(std::string_view name, std::span<const std::string_
     }
   }
   return best;
+}
+
+std::string_view NearName(std::string_view name, std::span<const std::string_view> known) {
+  const std::string_view text = name.substr(0, kLongest);
+  const std::string_view nearest = NearestName(text, known);
+  const size_t allowed = std::max<size_t>(2, text.size() / 3);
+  const size_t distance = EditDistance(text, nearest);
+  return distance <= allowed && distance < text.size() ? nearest : std::string_view();
 }
 
 }  // namespace quantd

@@ -245,7 +245,8 @@ absl::Status GenerateLocal(const GenerateFlags& flags, v1::GenerateRequest reque
   if (flags.chat && !can_chat) return opened.chat_template.status();
   ASSIGN_OR_RETURN(
       prepared.request.prompt_ids,
-      EncodePrompt(prepared, *opened.tokenizer, can_chat ? opened.chat_template->get() : nullptr));
+      EncodePrompt(prepared, *opened.tokenizer, can_chat ? opened.chat_template->get() : nullptr,
+                   engine->max_model_len()));
 
   Printer printer(flags.n);
   auto sink = std::make_shared<QueueSink>();

@@ -5,7 +5,6 @@
 
 #include "kernels/status.h"
 #include "server/cli/commands.h"
-#include "server/read_input.h"
 #include "server/security/api_keys.h"
 
 namespace quantd {
@@ -20,8 +19,7 @@ absl::Status RunNewKey(const std::string& name) {
 }
 
 absl::Status RunListKeys(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadInput(path, path));
-  ASSIGN_OR_RETURN(const std::vector<ApiKey> keys, ParseApiKeys(text, path));
+  ASSIGN_OR_RETURN(const std::vector<ApiKey> keys, ReadApiKeys(path));
   fmt::print("{:<24} {:>10} {:>13} {:>7} {:>12}  {:<5} {}\n", "name", "at once", "tokens/min",
              "weight", "min_priority", "admin", "models");
   const auto limit = [](int64_t n) { return n == 0 ? std::string("-") : std::to_string(n); };

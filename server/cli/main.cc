@@ -10,6 +10,7 @@
 #include "kernels/status.h"
 #include "server/cli/commands.h"
 #include "server/log.h"
+#include "server/version.h"
 
 namespace {
 
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::warn);
 
   CLI::App app("quantd: an inference server for quantized language models", "quantd");
+  app.set_version_flag("--version", fmt::format("quantd {}", quantd::kVersion));
   app.require_subcommand(1);
   quantd::Run run;
   for (const auto add :

@@ -220,7 +220,8 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
 
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepared,
                                                   const Tokenizer& tokenizer,
-                                                  const ChatTemplate* chat_template) {
+                                                  const ChatTemplate* chat_template,
+                                                  int64_t max_model_len) {
   const std::string field = prepared.has_text ? "text" : "messages";
   std::string rendered;
   if (!prepared.has_text) {
@@ -231,8 +232,16 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepare
     if (!text.ok()) return ChatError(text.status());
     rendered = *std::move(text);
   }
-  absl::StatusOr<std::vector<int32_t>> ids =
-      tokenizer.Encode(prepared.has_text ? prepared.text : rendered, prepared.add_special_tokens);
+  const std::string& text = prepared.has_text ? prepared.text : rendered;
+  if (const int64_t least = tokenizer.MinTokens(text); least >= max_model_len) {
+    const int64_t max_tokens = prepared.request.sampling.max_tokens;
+    return WithField(
+        InvalidArgument("the prompt's {} or more tokens and max_tokens {} make at least {}, "
+                        "allowed: the context of {}",
+                        least, max_tokens, least + max_tokens, max_model_len),
+        "prompt");
+  }
+  absl::StatusOr<std::vector<int32_t>> ids = tokenizer.Encode(text, prepared.add_special_tokens);
   if (!ids.ok()) return WithField(Annotate(ids.status(), field), field);
   if (ids->empty()) return InvalidField(field, "comes to no token, allowed: at least one");
   return ids;

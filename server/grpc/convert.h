@@ -45,10 +45,12 @@ absl::StatusOr<PreparedRequest> ToPreparedRequest(v1::GenerateRequest&& proto,
 
 /// Token ids of a prompt that is text or messages. Takes time linear in it, a second at most.
 /// INVALID_ARGUMENT naming the field: no chat template (null), one that refuses the messages or
-/// takes too long, a text that comes to no token.
+/// takes too long, a text that comes to no token. So is one whose size alone says that it is beyond
+/// the context of `max_model_len` tokens, as the engine would say: before the time is spent.
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const PreparedRequest& prepared,
                                                   const Tokenizer& tokenizer,
-                                                  const ChatTemplate* chat_template);
+                                                  const ChatTemplate* chat_template,
+                                                  int64_t max_model_len);
 
 /// Appends `more`, which came later, to `*into`.
 void Merge(RequestUpdate&& more, RequestUpdate* into);

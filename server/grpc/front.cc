@@ -1,6 +1,7 @@
 #include "server/grpc/front.h"
 
 #include <spdlog/spdlog.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <cmath>
@@ -42,7 +43,9 @@ Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr
       watchdog_([this] { Watch(); }),
       pool_(std::make_unique<WorkerPool>(
           static_cast<int>(config.limits.tokenizer_threads),
-          static_cast<size_t>(config.limits.max_queued_tokenizations))) {}
+          static_cast<size_t>(config.limits.max_queued_tokenizations))) {
+  if (keys_ != nullptr) LogKeys();
+}
 
 Front::~Front() {
   {
@@ -82,9 +85,11 @@ void Front::Watch() {
 void Front::ReloadKeys() {
   const absl::StatusOr<bool> replaced = keys_->Reload();
   TellFault(replaced, "the API keys stay", &keys_fault_);
-  if (replaced.ok() && *replaced) {
-    spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
-  }
+  if (replaced.ok() && *replaced) LogKeys();
+}
+
+void Front::LogKeys() const {
+  spdlog::info("{} API keys read from {}", keys_->All().size(), config_.security.api_keys);
 }
 
 void Front::ReloadCertificate() {
@@ -121,15 +126,18 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
   if (keys_ != nullptr) {
     const auto& metadata = context.client_metadata();
     const auto header = metadata.find("authorization");
-    constexpr std::string_view kBearer = "Bearer ";
+    constexpr std::string_view kBearer = "bearer ";  // in any case (RFC 7235)
     std::string_view presented;
     if (header != metadata.end()) presented = {header->second.data(), header->second.size()};
-    if (!presented.starts_with(kBearer)) {
+    if (presented.size() < kBearer.size() ||
+        strncasecmp(presented.data(), kBearer.data(), kBearer.size()) != 0) {
       ++unauthenticated_;
       return absl::UnauthenticatedError(
           "no API key: metadata \"authorization: Bearer KEY\" is needed");
     }
-    caller.key = keys_->Find(presented.substr(kBearer.size()));
+    presented.remove_prefix(kBearer.size());
+    while (presented.starts_with(' ')) presented.remove_prefix(1);  // one or more
+    caller.key = keys_->Find(presented);
     if (caller.key == nullptr) {
       ++unauthenticated_;
       return absl::UnauthenticatedError("the API key is not known");
@@ -184,8 +192,11 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
   if (caller.key != nullptr) {
     const int32_t outputs = prepared.request.sampling.n;
     if (const absl::Status s = caller.key->Begin(outputs, Clock::now()); !s.ok()) {
-      LogRefusal(prepared.request.id, caller.name(), s);
-      return call->Fail(s, true);
+      const bool later = absl::IsResourceExhausted(s);
+      const absl::Status refusal =
+          later ? s : WithField(InvalidArgument("sampling.{}", Message(s)), "sampling.n");
+      LogRefusal(prepared.request.id, caller.name(), refusal);
+      return call->Fail(refusal, later);
     }
     const ApiKey key = caller.key->key();
     Request& request = prepared.request;
@@ -199,8 +210,8 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
   }
   auto job = [call, served = &model, p = std::make_shared<PreparedRequest>(std::move(prepared))] {
     if (!call->active()) return;
-    absl::StatusOr<std::vector<int32_t>> ids =
-        EncodePrompt(*p, *served->tokenizer, served->chat_template);
+    absl::StatusOr<std::vector<int32_t>> ids = EncodePrompt(
+        *p, *served->tokenizer, served->chat_template, served->engine->max_model_len());
     if (!ids.ok()) return call->Fail(ids.status());
     p->request.prompt_ids = std::move(*ids);
     call->Submit(served->engine, std::move(p->request));

@@ -93,6 +93,7 @@ class Front {
   void Watch();
   void ReloadKeys();
   void ReloadCertificate();
+  void LogKeys() const;
 
   const Serving& serving_;
   const ServerConfig config_;

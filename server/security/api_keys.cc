@@ -27,6 +27,7 @@ bool IsKeyName(const std::string& name) {
            c == '_' || c == '-';
   });
 }
+constexpr size_t kMaxFileBytes = size_t{4} << 20;  // some 30000 keys
 constexpr char kNameRule[] = "1 to 64 letters, digits, '.', '_', '-'";
 
 std::optional<Sha256Digest> ParseDigest(const std::string& hex) {
@@ -111,6 +112,10 @@ class EntryReader {
   FaultList& faults_;
 };
 
+absl::StatusOr<std::string> ReadKeysFile(const std::string& path) {
+  return ReadRegularFile(path, path, kMaxFileBytes);
+}
+
 std::string Hex(const Sha256Digest& digest) {
   std::string out;
   for (const uint8_t byte : digest) out += fmt::format("{:02x}", byte);
@@ -153,6 +158,11 @@ absl::StatusOr<std::vector<ApiKey>> ParseApiKeys(const std::string& yaml,
   return keys;
 }
 
+absl::StatusOr<std::vector<ApiKey>> ReadApiKeys(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadKeysFile(path));
+  return ParseApiKeys(text, path);
+}
+
 ApiKey KeyUse::key() const {
   std::lock_guard lock(mutex_);
   return key_;
@@ -171,6 +181,11 @@ void KeyUse::Refill(Clock::time_point now) {
 
 absl::Status KeyUse::Begin(int32_t outputs, Clock::time_point now) {
   std::lock_guard lock(mutex_);
+  if (key_.max_concurrent_requests > 0 && outputs > key_.max_concurrent_requests) {
+    return InvalidArgument(
+        "n is {}, allowed: at most the {} requests that the key {} may have at once", outputs,
+        key_.max_concurrent_requests, key_.name);
+  }
   if (key_.max_concurrent_requests > 0 && counts_.live + outputs > key_.max_concurrent_requests) {
     ++counts_.refused;
     return WithRetryAfter(ResourceExhausted("the key {} has {} requests at once, allowed: {}",
@@ -224,7 +239,7 @@ absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Load(const std::string& path) 
 
 absl::StatusOr<bool> KeyRing::Reload() {
   std::lock_guard reload_lock(reload_mutex_);
-  ASSIGN_OR_RETURN(std::string text, ReadInput(path_, path_));
+  ASSIGN_OR_RETURN(std::string text, ReadKeysFile(path_));
   if (text == text_) return false;
   ASSIGN_OR_RETURN(std::vector<ApiKey> keys, ParseApiKeys(text, path_));
   text_ = std::move(text);

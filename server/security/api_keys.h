@@ -45,6 +45,10 @@ struct ApiKey {
 absl::StatusOr<std::vector<ApiKey>> ParseApiKeys(const std::string& yaml,
                                                  const std::string& source);
 
+/// The keys of a file, a regular one of at most 4 MiB. NOT_FOUND where it cannot be read; else as
+/// ParseApiKeys.
+absl::StatusOr<std::vector<ApiKey>> ReadApiKeys(const std::string& path);
+
 /// What one key has taken. Thread-safe.
 class KeyUse {
  public:
@@ -54,8 +58,9 @@ class KeyUse {
 
   ApiKey key() const;
   /// A request of so many outputs begins. RESOURCE_EXHAUSTED, with RetryAfter (engine/admission.h),
-  /// when the key would have more than it may have at once, or has used its tokens; else End must
-  /// follow.
+  /// when the key would have more than it may have at once, or has used its tokens;
+  /// INVALID_ARGUMENT ("n is ...") for one that is more than that by itself, which no later time
+  /// would help; else End must follow.
   absl::Status Begin(int32_t outputs, Clock::time_point now);
   void End(int32_t outputs);
   /// Tokens are charged when they are computed: a key may overdraw by the requests it has running,
@@ -64,7 +69,7 @@ class KeyUse {
 
   struct Counts {
     int64_t requests = 0;  // begun, each output as one
-    int64_t refused = 0;
+    int64_t refused = 0;   // for now: what RESOURCE_EXHAUSTED says
     int64_t tokens = 0;
     int64_t live = 0;
   };

@@ -45,6 +45,9 @@ FUZZ_TARGET(tokenize) {
   const std::string text = fuzz::Text(reader.Rest());
   const auto ids = tokenizer.Encode(text, false);
   if (!ids.ok()) return;
+  const auto count = static_cast<int64_t>(ids->size());
+  const int64_t least = tokenizer.MinTokens(text);
+  QUANTD_CHECK(least <= count, "{} tokens, at least {}", count, least);
   for (const int32_t id : *ids) QUANTD_CHECK(id >= 0 && id < tokenizer.vocab_size(), "{}", id);
   CheckStream(tokenizer, *ids);
 }

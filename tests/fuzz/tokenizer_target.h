@@ -19,8 +19,11 @@ inline void LoadAndUseTokenizer(const std::string& name, Bytes bytes, const char
   const auto tokenizer = Tokenizer::Load(folder.path());
   if (!tokenizer.ok()) return;
   for (const char* each : {"", " ", text}) {
-    const auto ids = (*tokenizer)->Encode(each, true);
-    if (ids.ok()) (void)(*tokenizer)->Decode(*ids, false);
+    const auto ids = (*tokenizer)->Encode(each, false);
+    if (!ids.ok()) continue;
+    QUANTD_CHECK((*tokenizer)->MinTokens(each) <= static_cast<int64_t>(ids->size()));
+    const auto with_special = (*tokenizer)->Encode(each, true);
+    if (with_special.ok()) (void)(*tokenizer)->Decode(*with_special, false);
   }
   std::vector<int32_t> ids = {-1, INT32_MAX};
   for (int32_t id = 0; id <= std::min((*tokenizer)->vocab_size(), 300); ++id) ids.push_back(id);

@@ -52,6 +52,13 @@ TEST(Cli, WrongUsageIsExitCodeTwoAndOneLine) {
   }
 }
 
+TEST(Cli, TheVersionIsAFlagToo) {
+  const Finished flag = RunQuantd({"--version"});
+  EXPECT_EQ(flag.code, 0) << flag.err;
+  EXPECT_EQ(flag.out.rfind("quantd ", 0), 0u) << flag.out;
+  EXPECT_EQ(flag.out, RunQuantd({"version"}).out);
+}
+
 TEST(Cli, CudaWithoutAGpuIsOneClearLine) {
   const Finished run =
       RunQuantd({"generate", "--model", DemoModel(), "--backend", "cuda", "--prompt", "x"});

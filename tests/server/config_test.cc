@@ -155,6 +155,42 @@ TEST(ServerConfig, AllFaultsOfAllStepsComeAtOnce) {
   }
 }
 
+TEST(ServerConfig, AnUnknownKeyIsToldTheNearestOneOnlyWhereItIsNear) {
+  const struct {
+    const char* key;
+    const char* nearest;
+  } cases[] = {{"modle", "model"},
+               {"threds", "threads"},
+               {"limit", "limits"},  // a section
+               {"limits.max_queue_requests", "limits.max_queued_requests"},
+               {"limit.max_queued_requests", "limits.max_queued_requests"},
+               {"tls.reload_second", "tls.reload_seconds"},  // not security's
+               {"security.reload_second", "security.reload_seconds"},
+               {"max_num_seqs", "scheduler.max_num_seqs"},
+               {"limits.block_size", "kv.block_size"},
+               {"limits.bad_key", ""},
+               {"listen.nonsense", ""},
+               {"nonsense", ""},
+               {"x", ""}};
+  for (const auto& c : cases) {
+    const auto config = ParseServerConfig("model: m", "f", {std::string(c.key) + "=1"});
+    std::string expected = std::string("--set: unknown key ") + c.key;
+    if (*c.nearest != 0) expected += std::string("; the nearest known key is ") + c.nearest;
+    EXPECT_EQ(Message(config.status()), expected);
+  }
+}
+
+TEST(ServerConfig, AFileThatIsNoMappingHasNoOtherFault) {
+  for (const char* yaml : {"model: [", "- model", "listen: {grpc: x\nthreads: two"}) {
+    std::vector<ConfigFault> faults;
+    ReadServerConfig(yaml, "f.yaml", {}, faults);
+    EXPECT_EQ(faults.size(), 1u) << yaml << ", such as " << faults.back().what;
+    // What the command line says is read all the same.
+    ReadServerConfig(yaml, "f.yaml", {"threads=two"}, faults);
+    EXPECT_EQ(faults.size(), 3u);
+  }
+}
+
 TEST(ServerConfig, KeysThatAreWrongKeepTheirDefaults) {
   std::vector<ConfigFault> faults;
   const ServerConfig config =

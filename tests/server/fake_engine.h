@@ -22,6 +22,9 @@ class ByteTokenizer : public Tokenizer {
  public:
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               bool add_special_tokens) const override;
+  int64_t MinTokens(std::string_view text) const override {
+    return static_cast<int64_t>(text.size());
+  }
   std::string_view TokenBytes(int32_t id) const override;
   bool IsSpecial(int32_t) const override { return false; }
   std::optional<int32_t> TokenToId(std::string_view) const override { return std::nullopt; }
@@ -45,6 +48,7 @@ class FakeEngine : public Engine {
     size_t width = 1;                     // bytes of text a token
     std::chrono::microseconds step{100};  // between steps
     size_t max_live = 10000;              // beyond it Submit is RESOURCE_EXHAUSTED
+    int32_t max_model_len = 1 << 20;
   };
   FakeEngine() : FakeEngine(Options()) {}
   explicit FakeEngine(Options options);
@@ -57,7 +61,7 @@ class FakeEngine : public Engine {
   const DecoderSpec& spec() const override { return spec_; }
   const QuantizationReport& report() const override { return report_; }
   const GenerationDefaults& defaults() const override { return defaults_; }
-  int32_t max_model_len() const override { return 1 << 20; }
+  int32_t max_model_len() const override { return options_.max_model_len; }
 
   /// While held, requests are taken but get no tokens.
   void Hold(bool held) { held_ = held; }

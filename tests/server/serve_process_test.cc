@@ -5,6 +5,8 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <string>
 #include <thread>
 
 #include "engine/request.h"
@@ -374,6 +376,32 @@ TEST(ServeProcess, SecondSignalCancelsWhatIsLeftAtOnceAndExitsWithZero) {
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(3));
   load.Join();
   EXPECT_GT(load.unavailable, 0);
+  const std::string log = server.process().err();
+  const auto number_after = [&](const std::string& words) {
+    const size_t at = log.find(words);
+    return at == std::string::npos ? -1 : std::atoi(log.c_str() + at + words.size());
+  };
+  EXPECT_GE(number_after("second signal: cancelling "), 1) << log;
+  EXPECT_EQ(number_after("drained: "), number_after("second signal: cancelling ")) << log;
+}
+
+TEST(ServeProcess, SighupDrainsUnlessItWasIgnored) {
+  for (const bool ignored : {false, true}) {
+    // As nohup starts a process.
+    const auto before = signal(SIGHUP, ignored ? SIG_IGN : SIG_DFL);
+    ServerProcess server;
+    signal(SIGHUP, before);
+    ASSERT_TRUE(server.ready());
+    server.process().Signal(SIGHUP);
+    if (ignored) {
+      std::vector<int32_t> ids;
+      EXPECT_TRUE(Client(server.grpc()).Generate(Greedy(4), &ids).ok());
+      EXPECT_EQ(server.process().err().find("signal: "), std::string::npos);
+      server.process().Signal(SIGTERM);
+    }
+    EXPECT_EQ(server.process().Wait(), 0);
+    EXPECT_TRUE(server.process().WaitFor("drained: 0 requests")) << server.process().err();
+  }
 }
 
 TEST(ServeProcess, DrainTimeoutCancelsWhatIsLeft) {

@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
+#include <unicode/unistr.h>
 
+#include <algorithm>
 #include <random>
+#include <string>
+#include <vector>
 
 namespace quantd {
 namespace {
@@ -38,6 +42,49 @@ TEST(Normalizer, Forms) {
   EXPECT_EQ(Normalize({NormalizationForm::kNfkd, NormalizationForm::kNfc}, "ﬁé").value(), "fié");
   EXPECT_EQ(Normalize({NormalizationForm::kNfc}, std::string("a\0b", 3)).value(),
             std::string("a\0b", 3));
+}
+
+// Each code point of a text shares its bytes out among those it decomposes to. Of these a code
+// point of the normal form is made, so what they were given at most, in all, is what its own bytes
+// may stand for.
+TEST(Normalizer, NoFormShrinksATextMoreThanItSays) {
+  const struct {
+    NormalizationForm composed, decomposed;
+  } kinds[] = {{NormalizationForm::kNfc, NormalizationForm::kNfd},
+               {NormalizationForm::kNfkc, NormalizationForm::kNfkd}};
+  const auto bytes_of = [](char32_t c) {
+    std::string bytes;
+    icu::UnicodeString(static_cast<UChar32>(c)).toUTF8String(bytes);
+    return bytes;
+  };
+  const auto is_surrogate = [](char32_t c) { return c >= 0xD800 && c < 0xE000; };
+  for (const auto& kind : kinds) {
+    std::vector<double> given(0x110000);
+    double most = 0, most_decomposed = 0;
+    for (const bool gather : {true, false}) {
+      for (char32_t c = 0; c < given.size(); ++c) {
+        if (is_surrogate(c)) continue;
+        const std::string bytes = bytes_of(c);
+        const std::string decomposed = Icu(kind.decomposed, bytes);
+        const icu::UnicodeString parts = icu::UnicodeString::fromUTF8(decomposed);
+        const double share = static_cast<double>(bytes.size()) / parts.countChar32();
+        double sum = 0;
+        for (int32_t i = 0; i < parts.length(); i = parts.moveIndex32(i, 1)) {
+          double& part = given[static_cast<size_t>(parts.char32At(i))];
+          if (gather) part = std::max(part, share);
+          sum += part;
+        }
+        const auto size = static_cast<double>(bytes.size());
+        most_decomposed = std::max(most_decomposed, size / static_cast<double>(decomposed.size()));
+        const bool stays = !gather && Icu(kind.composed, bytes) == bytes;  // else in no result
+        if (stays) most = std::max(most, sum / size);
+      }
+    }
+    EXPECT_LE(most, kMostNormalizedBytes);
+    EXPECT_GT(most, 3);
+    EXPECT_LE(most_decomposed, kMostNormalizedBytes);
+  }
+  EXPECT_EQ(Normalize({NormalizationForm::kNfc}, "\u1fbe\u0308\u0301").value(), "\u0390");
 }
 
 TEST(Normalizer, LongRunsOfMarksAreNormalizedAsByIcu) {

@@ -49,6 +49,7 @@ TEST(RecordedTokenizers, VariantsOfEveryPart) {
     for (const Json& row : variant["cases"]) {
       const auto text = row[0].get<std::string>();
       EXPECT_EQ(Ids(*tokenizer, text, true), row[1].get<std::vector<int32_t>>()) << row[0];
+      EXPECT_LE(tokenizer->MinTokens(text), std::ssize(Ids(*tokenizer, text))) << row[0];
       ++cases;
       if (row.size() < 3) continue;
       const auto ids = row[2][0].get<std::vector<int32_t>>();

@@ -25,12 +25,12 @@ class EncodePromptTest : public testing::Test {
   }
   // The text of the ids, a byte each.
   std::string Encoded() {
-    const auto ids = EncodePrompt(prepared_, tokenizer_, chat_.get());
+    const auto ids = EncodePrompt(prepared_, tokenizer_, chat_.get(), context_);
     EXPECT_TRUE(ids.ok()) << ids.status();
     return ids.ok() ? tokenizer_.Decode(*ids, false) : std::string();
   }
   void ExpectRefused(const std::string& field, const std::string& what) {
-    const auto ids = EncodePrompt(prepared_, tokenizer_, chat_.get());
+    const auto ids = EncodePrompt(prepared_, tokenizer_, chat_.get(), context_);
     EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument) << ids.status();
     EXPECT_EQ(Message(ids.status()).rfind(field + ": ", 0), 0u) << ids.status();
     EXPECT_NE(Message(ids.status()).find(what), std::string::npos) << ids.status();
@@ -43,6 +43,7 @@ class EncodePromptTest : public testing::Test {
   std::unique_ptr<ChatTemplate> chat_ =
       ChatTemplate::Parse(kTemplate, {{"bos_token", "^"}}).value();
   PreparedRequest prepared_;
+  int64_t context_ = 1000;
 };
 
 TEST_F(EncodePromptTest, MessagesGoThroughTheChatTemplate) {
@@ -68,11 +69,32 @@ TEST_F(EncodePromptTest, AnEmptyTextIsWhatTheTokenizerBeginsWith) {
   prepared_.add_special_tokens = true;
   const auto llama = Tokenizer::Load(QUANTD_TEST_DATA "/tokenizers/llama2_bytefallback");
   ASSERT_TRUE(llama.ok()) << llama.status();
-  const auto ids = EncodePrompt(prepared_, **llama, nullptr);
+  const auto ids = EncodePrompt(prepared_, **llama, nullptr, context_);
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_EQ(*ids, std::vector<int32_t>{(*llama)->bos_id().value()});
   prepared_.add_special_tokens = false;
-  EXPECT_FALSE(EncodePrompt(prepared_, **llama, nullptr).ok());
+  EXPECT_FALSE(EncodePrompt(prepared_, **llama, nullptr, context_).ok());
+}
+
+TEST_F(EncodePromptTest, WhatCannotFitTheContextIsRefusedUnread) {
+  tokenizer_.Block(true);  // so that encoding it would hang
+  context_ = 11;           // "^user:hi;>" and one more
+  prepared_.messages[0].content = "hi!";
+  prepared_.request.sampling.max_tokens = 3;
+  for (const bool as_text : {false, true}) {
+    prepared_.has_text = as_text;
+    prepared_.text = "0123456789a";
+    const auto ids = EncodePrompt(prepared_, tokenizer_, chat_.get(), context_);
+    EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Message(ids.status()),
+              "the prompt's 11 or more tokens and max_tokens 3 make at least 14, allowed: the "
+              "context of 11");
+    EXPECT_EQ(FieldIn(ids.status()), "prompt");
+  }
+  tokenizer_.Block(false);
+  prepared_.text.pop_back();
+  EXPECT_TRUE(EncodePrompt(prepared_, tokenizer_, chat_.get(), context_).ok())
+      << "the engine says what max_tokens may be";
 }
 
 TEST_F(EncodePromptTest, WhatIsWrongIsNamed) {

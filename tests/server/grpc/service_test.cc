@@ -252,6 +252,18 @@ TEST_F(ServiceTest, FullTokenizerQueueTellsWhenToTryAgain) {
   ExpectHealthy();
 }
 
+TEST_F(ServiceTest, APromptBeyondTheContextIsRefusedWithoutBeingTokenized) {
+  Start({}, {.max_model_len = 512});
+  tokenizer_.Block(true);
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const auto status = stub_->Generate(&context, Request(4, std::string(1 << 20, 'x')), &response);
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(),
+            "the prompt's 1048576 or more tokens and max_tokens 4 make at least 1048580, allowed: "
+            "the context of 512");
+}
+
 TEST_F(ServiceTest, CancellingAStreamCancelsInTheEngine) {
   Start();
   grpc::ClientContext context;

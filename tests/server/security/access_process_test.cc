@@ -38,6 +38,7 @@ TEST(AccessProcess, CommandsComeInWithCertificateAndKeyOnly) {
                               "tls.key=" + write("server.key", server_pair.key),
                               "tls.client_ca=" + ca, "security.api_keys=" + keys});
   ASSERT_TRUE(server.ready()) << server.process().err();
+  EXPECT_THAT(server.process().err(), HasSubstr("1 API keys read from " + keys));
   const auto run = [&](std::vector<std::string> arguments, const std::vector<std::string>& more) {
     arguments.insert(arguments.end(), {"--target", server.grpc()});
     arguments.insert(arguments.end(), more.begin(), more.end());

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "google/rpc/error_details.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "quantd/v1/inference.grpc.pb.h"
 #include "server/grpc/grpc_server.h"
@@ -16,6 +17,7 @@
 #include "tests/engine/models/tiny_model.h"
 #include "tests/server/eventually.h"
 #include "tests/server/fake_engine.h"
+#include "tests/server/guarded_server.h"
 #include "tests/server/raw_call.h"
 #include "tests/server/security/certificates.h"
 
@@ -186,6 +188,56 @@ TEST_F(AccessTest, AKeyBeyondItsQuotaIsToldWhenToTryAgain) {
   EXPECT_GT(ms, 0.7 * 40000 * 0.75);
   EXPECT_LE(ms, 40000 * 1.25);
   EXPECT_EQ(server_->counts().by_key[1].refused, 1);
+}
+
+TEST_F(AccessTest, MoreOutputsThanAKeyMayHaveAreInvalid) {
+  const NewApiKey a = *MakeApiKey("a");
+  Keys({{a, "    max_concurrent_requests: 2\n"}});
+  Start({"security.api_keys=" + keys_file_});
+  v1::GenerateRequest request;
+  request.set_text("hello");
+  request.mutable_sampling()->set_max_tokens(4);
+  const auto generate = [&](int32_t n, grpc::ClientContext* context) {
+    Present(*context, a.key);
+    request.mutable_sampling()->set_n(n);
+    v1::GenerateResponse response;
+    return v1::Inference::NewStub(Channel(server_->address()))
+        ->Generate(context, request, &response);
+  };
+  grpc::ClientContext context;
+  const grpc::Status invalid = generate(3, &context);
+  EXPECT_EQ(invalid.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(invalid.error_message(),
+            "sampling.n is 3, allowed: at most the 2 requests that the key a may have at once");
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 0u);
+  const auto detail = test::DetailOf<google::rpc::BadRequest>(invalid);
+  ASSERT_EQ(detail.field_violations_size(), 1);
+  EXPECT_EQ(detail.field_violations(0).field(), "sampling.n");
+  const CallCounts counts = server_->counts();
+  EXPECT_EQ(counts.by_key[0].refused, 0);
+  EXPECT_EQ(counts.by_key[0].requests, 0);
+  EXPECT_EQ(counts.by_key[0].live, 0);
+}
+
+TEST_F(AccessTest, TheSchemeIsTakenInAnyCase) {
+  const NewApiKey a = *MakeApiKey("a");
+  Keys({{a, ""}});
+  Start({"security.api_keys=" + keys_file_});
+  const auto tokenize = [&](const std::string& authorization) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", authorization);
+    v1::TokenizeRequest request;
+    v1::TokenizeResponse response;
+    return v1::Inference::NewStub(Channel(server_->address()))
+        ->Tokenize(&context, request, &response)
+        .error_code();
+  };
+  for (const char* scheme : {"Bearer ", "bearer ", "BEARER ", "bEaReR   "}) {
+    EXPECT_EQ(tokenize(scheme + a.key), StatusCode::OK) << scheme;
+  }
+  for (const char* scheme : {"", "Bearer", "Basic ", "Bearer x "}) {
+    EXPECT_EQ(tokenize(scheme + a.key), StatusCode::UNAUTHENTICATED) << scheme;
+  }
 }
 
 TEST_F(AccessTest, AFloodOfTextsLeavesRoomForAnotherKeys) {

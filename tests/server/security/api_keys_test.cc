@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
 
 #include "engine/admission.h"
 #include "tests/engine/models/tiny_model.h"
@@ -108,6 +111,18 @@ TEST(KeyUse, HasSoManyRequestsAtOnce) {
   EXPECT_EQ(use.counts().live, 2);
 }
 
+TEST(KeyUse, MoreOutputsThanItMayEverHaveAreNoMatterOfTime) {
+  KeyUse use(Limited(2, 0));
+  const absl::Status invalid = use.Begin(3, kStart);
+  EXPECT_EQ(invalid.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(invalid.message(),
+            "n is 3, allowed: at most the 2 requests that the key a may have at once");
+  EXPECT_FALSE(RetryAfter(invalid).has_value());
+  EXPECT_EQ(use.counts().refused, 0) << "it is wrong, not too much for now";
+  EXPECT_EQ(use.counts().live, 0);
+  EXPECT_TRUE(use.Begin(2, kStart).ok());
+}
+
 TEST(KeyUse, HasSoManyTokensAMinuteAndPaysDebtsFirst) {
   KeyUse use(Limited(0, 60));
   ASSERT_TRUE(use.Begin(1, kStart).ok());
@@ -144,6 +159,24 @@ TEST(KeyRing, TakenOutAndPutInAgainIsTheSameKey) {
   testing_support::WriteFile(path, "keys:\n" + limited + b.entry);
   ASSERT_TRUE(*(*ring)->Reload());
   EXPECT_FALSE((*ring)->Find(a.key)->Begin(1, kStart).ok()) << "its request still runs";
+}
+
+TEST(KeyRing, TheFileIsARegularOneOfBoundedSize) {
+  testing_support::TempDir dir;
+  const std::string fifo = (dir.path() / "fifo").string();
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  for (const std::string& path : {fifo, std::string("/dev/zero"), dir.path().string()}) {
+    const absl::Status status = KeyRing::Load(path).status();  // and does not wait
+    EXPECT_EQ(status, absl::InvalidArgumentError(path + ": not a regular file"));
+    EXPECT_EQ(ReadApiKeys(path).status(), status);
+  }
+  const std::string path = (dir.path() / "keys.yaml").string();
+  testing_support::WriteFile(path, std::string((4 << 20) + 1, '#'));
+  EXPECT_THAT(ReadApiKeys(path).status().message(), HasSubstr("larger than 4194304 bytes"));
+  // As Kubernetes mounts it.
+  testing_support::WriteFile(path, "keys:\n" + MakeApiKey("a")->entry);
+  std::filesystem::create_symlink("keys.yaml", dir.path() / "link.yaml");
+  EXPECT_TRUE(ReadApiKeys((dir.path() / "link.yaml").string()).ok());
 }
 
 TEST(KeyRing, FindsByTheKeyAndReloadsWhatChanged) {
