@@ -17,7 +17,7 @@ int64_t Count(const Tokenizer& tokenizer, const std::string& text) {
   return static_cast<int64_t>(Ids(tokenizer, text).size());
 }
 
-Json Tiny() { return Json::parse(TinyTokenizerText()); }
+Json TinySpec() { return Json::parse(TinyTokenizerText()); }
 
 Json AddedToken(const std::string& content) {
   return {{"id", 300},           {"content", content}, {"special", true}, {"single_word", false},
@@ -66,17 +66,17 @@ TEST(MinTokens, IsNeverMoreThanATextComesTo) {
 }
 
 TEST(MinTokens, IsTheSizeByTheLongestToken) {
-  const auto tiny = MustLoad(Tiny());
+  const auto tiny = MustLoad(TinySpec());
   EXPECT_EQ(tiny->MinTokens(""), 0);
   EXPECT_EQ(tiny->MinTokens("abcabc"), 2);
   EXPECT_EQ(tiny->MinTokens("abcabca"), 3);
-  Json added = Tiny();
+  Json added = TinySpec();
   added["added_tokens"].push_back(AddedToken("<|longer|>"));
   EXPECT_EQ(MustLoad(added)->MinTokens(std::string(30, 'x')), 3);
-  Json nfc = Tiny();
+  Json nfc = TinySpec();
   nfc["normalizer"] = {{"type", "NFC"}};
   EXPECT_EQ(MustLoad(nfc)->MinTokens(std::string(36, 'x')), 3);
-  Json grows = Tiny();
+  Json grows = TinySpec();
   grows["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "__"}};
   EXPECT_EQ(MustLoad(grows)->MinTokens("abcabc"), 2);
 }
@@ -84,7 +84,7 @@ TEST(MinTokens, IsTheSizeByTheLongestToken) {
 TEST(MinTokens, IsNothingWhereTextMayComeToNothing) {
   const std::string text(1000, 'x');
   const auto with = [](const char* key, const Json& value) {
-    Json json = Tiny();
+    Json json = TinySpec();
     json[key] = value;
     return MustLoad(json);
   };
@@ -98,11 +98,11 @@ TEST(MinTokens, IsNothingWhereTextMayComeToNothing) {
   const Json pattern = {{"type", "Replace"}, {"pattern", {{"Regex", "x+"}}}, {"content", "xxxx"}};
   EXPECT_EQ(with("normalizer", pattern)->MinTokens(text), 0);
   Json split = {{"type", "Split"}, {"pattern", {{"String", "x"}}}, {"behavior", "Removed"}};
-  Json parts = Json::array({split, Tiny()["pre_tokenizer"]});
+  Json parts = Json::array({split, TinySpec()["pre_tokenizer"]});
   const auto removes = with("pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", parts}});
   EXPECT_EQ(removes->MinTokens(text), 0);
   EXPECT_EQ(Count(*removes, text), 0);
-  Json lacks = Tiny();
+  Json lacks = TinySpec();
   lacks["model"]["vocab"].erase("x");
   EXPECT_EQ(MustLoad(lacks)->MinTokens(text), 0);
   EXPECT_EQ(Count(*MustLoad(lacks), text), 0);
