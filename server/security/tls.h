@@ -35,8 +35,8 @@ struct TlsCertificate {
 };
 
 /// Says what is wrong with the files before a client's handshake fails on it: NOT_FOUND for one
-/// that cannot be read, INVALID_ARGUMENT for one that is not PEM, a key that is not the
-/// certificate's, a certificate that has expired or is not valid yet.
+/// that cannot be read, INVALID_ARGUMENT for one that is no regular file or no PEM, a key that is
+/// not the certificate's, a certificate that has expired or is not valid yet.
 absl::StatusOr<TlsCertificate> ReadTlsFiles(const TlsFiles& files);
 
 /// The certificate in use. Thread-safe.

@@ -7,6 +7,7 @@
 
 #include "engine/generate.h"
 #include "engine/weights/profile.h"
+#include "tests/bench/cuda/test_name.h"
 #include "tests/engine/models/load_helpers.h"
 #include "tests/engine/models/model_runner.h"
 
@@ -87,11 +88,7 @@ TEST_P(EngineOnDevice, TheFastestKernelsGenerateToo) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Profiles, EngineOnDevice, ::testing::Values("nf4-dq", "int8", "bf16"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::erase(name, '-');
-                           return name;
-                         });
+                         WithoutDashes());
 
 }  // namespace
 }  // namespace quantd

@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/weights/profile.h"
+#include "tests/bench/cuda/test_name.h"
 #include "tests/engine/models/load_helpers.h"
 #include "tests/engine/models/model_runner.h"
 
@@ -83,11 +84,7 @@ TEST_P(MemoryOnDevice, WhatALoadTakesIsBooked) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Profiles, MemoryOnDevice, ::testing::ValuesIn(BuiltInProfiles()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::erase(name, '-');
-                           return name;
-                         });
+                         WithoutDashes());
 
 }  // namespace
 }  // namespace quantd

@@ -464,6 +464,7 @@ TEST_F(TlsTest, SaysAtStartWhatIsWrongWithTheFiles) {
               HasSubstr("is not the key of tls.certificate"));
   EXPECT_THAT(with(Write("old.pem", expired.certificate), key), HasSubstr("has expired"));
   EXPECT_THAT(with(certificate, key, key), HasSubstr("tls.client_ca"));
+  EXPECT_THAT(with(dir_.path().string(), key), HasSubstr("not a regular file"));
   EXPECT_EQ(with(certificate, key), "");
   EXPECT_FALSE(LoadServerConfig("", {"model=m", "tls.key=k"}).ok());
   EXPECT_FALSE(LoadServerConfig("", {"model=m", "tls.client_ca=k"}).ok());
