@@ -2,7 +2,6 @@
 // again while it runs. Pure functions.
 #pragma once
 
-#include <cstddef>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,8 +12,7 @@ namespace quantd {
 absl::StatusOr<std::string> ReadInput(const std::string& path, const std::string& what);
 
 /// All bytes of `path`, without ever waiting for them: NOT_FOUND as above, INVALID_ARGUMENT for
-/// what is no regular file (a symbolic link to one is) or has more than `most` bytes.
-absl::StatusOr<std::string> ReadRegularFile(const std::string& path, const std::string& what,
-                                            size_t most);
+/// what is no regular file (a symbolic link to one is) or has more than 4 MiB.
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path, const std::string& what);
 
 }  // namespace quantd

@@ -27,7 +27,6 @@ bool IsKeyName(const std::string& name) {
            c == '_' || c == '-';
   });
 }
-constexpr size_t kMaxFileBytes = size_t{4} << 20;  // some 30000 keys
 constexpr char kNameRule[] = "1 to 64 letters, digits, '.', '_', '-'";
 
 std::optional<Sha256Digest> ParseDigest(const std::string& hex) {
@@ -112,10 +111,6 @@ class EntryReader {
   FaultList& faults_;
 };
 
-absl::StatusOr<std::string> ReadKeysFile(const std::string& path) {
-  return ReadRegularFile(path, path, kMaxFileBytes);
-}
-
 std::string Hex(const Sha256Digest& digest) {
   std::string out;
   for (const uint8_t byte : digest) out += fmt::format("{:02x}", byte);
@@ -159,7 +154,7 @@ absl::StatusOr<std::vector<ApiKey>> ParseApiKeys(const std::string& yaml,
 }
 
 absl::StatusOr<std::vector<ApiKey>> ReadApiKeys(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadKeysFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, path));
   return ParseApiKeys(text, path);
 }
 
@@ -239,7 +234,7 @@ absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Load(const std::string& path) 
 
 absl::StatusOr<bool> KeyRing::Reload() {
   std::lock_guard reload_lock(reload_mutex_);
-  ASSIGN_OR_RETURN(std::string text, ReadKeysFile(path_));
+  ASSIGN_OR_RETURN(std::string text, ReadRegularFile(path_, path_));
   if (text == text_) return false;
   ASSIGN_OR_RETURN(std::vector<ApiKey> keys, ParseApiKeys(text, path_));
   text_ = std::move(text);

@@ -25,8 +25,6 @@ using BioPtr = std::unique_ptr<BIO, Freer<BIO, FreeBio>>;
 using X509Ptr = std::unique_ptr<X509, Freer<X509, X509_free>>;
 using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY, EVP_PKEY_free>>;
 
-constexpr size_t kMaxFileBytes = size_t{4} << 20;  // the bundle of a system's roots is 0.3 MB
-
 // A key with a passphrase must not make the library ask for it on the terminal.
 int NoPassphrase(char*, int, int, void*) { return -1; }
 
@@ -37,7 +35,7 @@ BioPtr ToBio(const std::string& text) {
 }
 
 absl::StatusOr<std::string> Read(const std::string& path, const char* what) {
-  return ReadRegularFile(path, fmt::format("{} {}", what, path), kMaxFileBytes);
+  return ReadRegularFile(path, fmt::format("{} {}", what, path));
 }
 
 // `text`, which was in the file of the key `what`.
