@@ -45,6 +45,7 @@ std::string ToText(const RequestLine& line) {
   if (!line.caller.empty()) text += fmt::format(" of {}", line.caller);
   text += fmt::format(": {}", line.status);
   if (!line.error.empty()) text += fmt::format(" ({})", OneLine(line.error));
+  if (!line.peer.empty()) text += fmt::format(", from {}", OneLine(line.peer));
   text += fmt::format(", {} + {} tokens", line.prompt_tokens, line.completion_tokens);
   if (line.cached_tokens > 0) text += fmt::format(", {} cached", line.cached_tokens);
   if (!line.finish_reason.empty()) text += fmt::format(", {}", line.finish_reason);
@@ -72,6 +73,7 @@ std::string ToJsonMembers(const RequestLine& line) {
       {"seconds", line.seconds},
   };
   if (!line.caller.empty()) object["caller"] = line.caller;
+  if (!line.peer.empty()) object["peer"] = line.peer;
   if (!line.error.empty()) object["error"] = line.error;
   if (!line.finish_reason.empty()) object["finish_reason"] = line.finish_reason;
   if (line.first_token_seconds.has_value()) {

@@ -119,8 +119,9 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
                                        Port port) const {
   if (access == Access::kAdmin && port == Port::kAdmin) return Caller();
   Caller caller;
-  const auto deny = [this](absl::Status status) {
-    ++forbidden_;
+  const auto deny = [&](std::atomic<int64_t>& count, absl::Status status) {
+    ++count;
+    LogRefusal("", caller, status, context.peer());
     return status;
   };
   if (keys_ != nullptr) {
@@ -131,26 +132,26 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
     if (header != metadata.end()) presented = {header->second.data(), header->second.size()};
     if (presented.size() < kBearer.size() ||
         strncasecmp(presented.data(), kBearer.data(), kBearer.size()) != 0) {
-      ++unauthenticated_;
-      return absl::UnauthenticatedError(
-          "no API key: metadata \"authorization: Bearer KEY\" is needed");
+      return deny(unauthenticated_,
+                  absl::UnauthenticatedError(
+                      "no API key: metadata \"authorization: Bearer KEY\" is needed"));
     }
     presented.remove_prefix(kBearer.size());
     while (presented.starts_with(' ')) presented.remove_prefix(1);  // one or more
     caller.key = keys_->Find(presented);
     if (caller.key == nullptr) {
-      ++unauthenticated_;
-      return absl::UnauthenticatedError("the API key is not known");
+      return deny(unauthenticated_, absl::UnauthenticatedError("the API key is not known"));
     }
   }
   if (access == Access::kAdmin) {
     if (caller.key != nullptr && caller.key->key().admin) return caller;
     if (!config_.listen.admin.empty()) {
-      return deny(absl::PermissionDeniedError("this method is served on the port of listen.admin"));
+      return deny(forbidden_,
+                  absl::PermissionDeniedError("this method is served on the port of listen.admin"));
     }
     if (caller.key != nullptr) {
-      return deny(absl::PermissionDeniedError(
-          fmt::format("the key {} is not an administrator's", caller.name())));
+      return deny(forbidden_, absl::PermissionDeniedError(fmt::format(
+                                  "the key {} is not an administrator's", caller.name())));
     }
     return caller;
   }
@@ -158,10 +159,21 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
   const ApiKey key = caller.key->key();
   if (!key.models.empty() && std::find(key.models.begin(), key.models.end(),
                                        config_.served_model_name) == key.models.end()) {
-    return deny(
-        absl::PermissionDeniedError(fmt::format("the key {} is not for this model", key.name)));
+    return deny(forbidden_, absl::PermissionDeniedError(
+                                fmt::format("the key {} is not for this model", key.name)));
   }
   return caller;
+}
+
+absl::StatusOr<Front::Opened> Front::Open(const grpc::CallbackServerContext& context, Port port,
+                                          const std::string& id) const {
+  ASSIGN_OR_RETURN(Caller caller, Identify(context, Access::kModel, port));
+  const absl::StatusOr<const ServedModel*> model = Ready();
+  if (!model.ok()) {
+    LogRefusal(id, caller, model.status());
+    return model.status();
+  }
+  return Opened{std::move(caller), *model};
 }
 
 std::string Front::NextRequestId() { return fmt::format("r{}", next_id_.fetch_add(1)); }
@@ -195,7 +207,7 @@ void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& 
       const bool later = absl::IsResourceExhausted(s);
       const absl::Status refusal =
           later ? s : WithField(InvalidArgument("sampling.{}", Message(s)), "sampling.n");
-      LogRefusal(prepared.request.id, caller.name(), refusal);
+      LogRefusal(prepared.request.id, caller, refusal);
       return call->Fail(refusal, later);
     }
     const ApiKey key = caller.key->key();
@@ -233,12 +245,13 @@ absl::Status Front::OnWorker(const Caller& caller, std::function<void()> job) {
                    key, most);
 }
 
-void Front::LogRefusal(const std::string& id, const std::string& caller,
-                       const absl::Status& status) const {
+void Front::LogRefusal(const std::string& id, const Caller& caller, const absl::Status& status,
+                       const std::string& peer) const {
   if (!config_.log.requests) return;
   RequestLine line;
   line.id = id.empty() ? "-" : id;
-  line.caller = caller;
+  line.caller = caller.name();
+  line.peer = peer;
   line.status = absl::StatusCodeToString(status.code());
   line.error = ErrorForLog(status, config_.log.prompts);
   LogRequest(line);

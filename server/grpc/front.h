@@ -50,9 +50,17 @@ class Front {
   /// The model, or UNAVAILABLE while loading or (for new work) draining.
   absl::StatusOr<const ServedModel*> Ready() const;
   /// Every method asks this first. UNAUTHENTICATED without a known key where keys are needed;
-  /// PERMISSION_DENIED when the key is not for the served model, or not for administrators.
+  /// PERMISSION_DENIED when the key is not for the served model, or not for administrators; either
+  /// is written down with the address it came from.
   absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access,
                                   Port port) const;
+  /// What a generation begins with: Identify and Ready. A refusal is written down under `id`.
+  struct Opened {
+    Caller caller;
+    const ServedModel* model;
+  };
+  absl::StatusOr<Opened> Open(const grpc::CallbackServerContext& context, Port port,
+                              const std::string& id = "") const;
 
   /// A name for a request that has none.
   std::string NextRequestId();
@@ -70,8 +78,8 @@ class Front {
   /// may have at most as many there as are left for others.
   absl::Status OnWorker(const Caller& caller, std::function<void()> job);
   /// Writes down a request that was refused before it got to Start.
-  void LogRefusal(const std::string& id, const std::string& caller,
-                  const absl::Status& status) const;
+  void LogRefusal(const std::string& id, const Caller& caller, const absl::Status& status,
+                  const std::string& peer = "") const;
   /// The status that ends a call, with the time of the next try when that is worth one.
   grpc::Status EndOf(grpc::CallbackServerContext* context, const absl::Status& status,
                      bool retry_pushback) const;

@@ -110,26 +110,24 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
                              const grpc::ByteBuffer& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
-  std::string id, name;
+  absl::StatusOr<Front::Opened> opened = front_.Open(*context, port_);
+  if (!opened.ok()) return call->Fail(opened.status());
+  std::string id;
   const auto refuse = [&](const absl::Status& status) {
-    front_.LogRefusal(id, name, status);
+    front_.LogRefusal(id, opened->caller, status);
     call->Fail(status);
   };
-  absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel, port_);
-  if (!caller.ok()) return refuse(caller.status());
-  name = caller->name();
-  const absl::StatusOr<const ServedModel*> model = front_.Ready();
-  if (!model.ok()) return refuse(model.status());
   v1::GenerateRequest proto;
   if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return refuse(s);
   id = proto.request_id();
-  absl::StatusOr<PreparedRequest> prepared = ToPreparedRequest(std::move(proto), FactsOf(**model));
+  absl::StatusOr<PreparedRequest> prepared =
+      ToPreparedRequest(std::move(proto), FactsOf(*opened->model));
   if (!prepared.ok()) return refuse(prepared.status());
   Request& request = prepared->request;
   if (request.id.empty()) request.id = front_.NextRequestId();
   request.deadline = front_.DeadlineOf(*context);
   reactor->Describe(request.id, request.sampling.logprobs >= 0);
-  front_.Start(call, **model, *std::move(caller), *std::move(prepared));
+  front_.Start(call, *opened->model, std::move(opened->caller), *std::move(prepared));
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,

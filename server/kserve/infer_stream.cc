@@ -107,16 +107,18 @@ void InferStream::ReadOn() {
 void InferStream::Begin(const grpc::ByteBuffer& bytes) {
   inference::ModelInferRequest proto;
   if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) {
+    front_.LogRefusal("", Caller(), s);
     std::lock_guard lock(mutex_);  // whoever speaks another protocol is not answered in this one
     return FinishLocked(front_.EndOf(context_, s, false));
   }
   const std::string id = proto.id().size() <= kMaxIdBytes ? proto.id() : "";
-  absl::StatusOr<Caller> caller = front_.Identify(*context_, Access::kModel, port_);
-  if (!caller.ok()) return Refuse(id, caller.status(), false);
-  const absl::StatusOr<const ServedModel*> model = front_.Ready();
-  if (!model.ok()) return Refuse(id, model.status(), false);
-  absl::StatusOr<InferRequest> request = ToInferRequest(proto, FactsOf(**model));
-  if (!request.ok()) return Refuse(id, request.status(), false);
+  absl::StatusOr<Front::Opened> opened = front_.Open(*context_, port_, id);
+  if (!opened.ok()) return Refuse(id, opened.status(), false);
+  absl::StatusOr<InferRequest> request = ToInferRequest(proto, FactsOf(*opened->model));
+  if (!request.ok()) {
+    front_.LogRefusal(id, opened->caller, request.status());
+    return Refuse(id, request.status(), false);
+  }
 
   PreparedRequest prepared = std::move(request->prepared);
   if (id.empty()) prepared.request.id = front_.NextRequestId();
@@ -139,12 +141,14 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
       front_.calls().Add(exchange->call());  // while DropAll, which takes it out, cannot be past it
     }
   }
-  if (!refused.ok()) return Refuse(id, refused, absl::IsResourceExhausted(refused));
-  front_.Start(exchange->call(), **model, *std::move(caller), std::move(prepared));
+  if (!refused.ok()) {
+    front_.LogRefusal(id, opened->caller, refused);
+    return Refuse(id, refused, absl::IsResourceExhausted(refused));
+  }
+  front_.Start(exchange->call(), *opened->model, std::move(opened->caller), std::move(prepared));
 }
 
 void InferStream::Refuse(const std::string& id, const absl::Status& status, bool retry_pushback) {
-  front_.LogRefusal(id, "", status);
   std::lock_guard lock(mutex_);
   if (finished_) return;
   if (errors_end_call_) return FinishLocked(front_.EndOf(context_, status, retry_pushback));

@@ -57,20 +57,17 @@ class KserveService::InferReactor : public grpc::ServerUnaryReactor, public Gene
 void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& bytes) {
   // A copy: after the request is on its way the reactor may be gone at any time.
   const std::shared_ptr<GenerateCall> call = reactor->call();
-  std::string id, name;
+  absl::StatusOr<Front::Opened> opened = front_.Open(*context, port_);
+  if (!opened.ok()) return call->Fail(opened.status());
+  std::string id;
   const auto refuse = [&](const absl::Status& status) {
-    front_.LogRefusal(id, name, status);
+    front_.LogRefusal(id, opened->caller, status);
     call->Fail(status);
   };
-  absl::StatusOr<Caller> caller = front_.Identify(*context, Access::kModel, port_);
-  if (!caller.ok()) return refuse(caller.status());
-  name = caller->name();
-  const absl::StatusOr<const ServedModel*> model = front_.Ready();
-  if (!model.ok()) return refuse(model.status());
   inference::ModelInferRequest proto;
   if (const absl::Status s = ParseMessage(bytes, &proto); !s.ok()) return refuse(s);
   id = proto.id();
-  absl::StatusOr<InferRequest> request = ToInferRequest(proto, FactsOf(**model));
+  absl::StatusOr<InferRequest> request = ToInferRequest(proto, FactsOf(*opened->model));
   if (!request.ok()) return refuse(request.status());
   if (request->stream) {
     return refuse(InvalidField("stream",
@@ -81,7 +78,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
   if (proto.id().empty()) prepared.request.id = front_.NextRequestId();
   prepared.request.deadline = front_.DeadlineOf(*context, request->timeout);
   reactor->Describe(InferResponses(proto.model_name(), proto.id(), *request));
-  front_.Start(call, **model, *std::move(caller), std::move(prepared));
+  front_.Start(call, *opened->model, std::move(opened->caller), std::move(prepared));
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelInfer(Context* context, const Bytes* request,

@@ -113,11 +113,12 @@ def check_documents(quantd, series, server, key):
     exported |= {labels.get("finished_reason") or labels["reason"] for name in ("success", "refused")
                  for labels in series[f"quantd_request_{name}_total"]}
     assert not (wrong := exported ^ documented("Metrics", r"^\| .* \| .* \| (`.*|counters.*)$")), f"docs/operations.md, metrics: {wrong}"
-    for more in (["--top-p", "2"], []):
+    for more, of in ((["--top-p", "2"], key), ([], key), ([], "none")):
         subprocess.run([quantd, "generate", "--target", server.address, "--prompt", "Once", "--max-tokens", "2", *more],
-                       capture_output=True, env={**os.environ, "QUANTD_API_KEY": key})
-    refused, ended = (json.loads(server._logged(rf'(\{{.*"request_id":"{name}".*\}})')) for name in ("-", "r1"))
-    members = (refused.keys() | ended.keys()) - {"time", "level"}
+                       capture_output=True, env={**os.environ, "QUANTD_API_KEY": of})
+    lines = [json.loads(server._logged(rf'(\{{.*{member}.*\}})')) for member in
+             ('"status":"INVALID_ARGUMENT"', '"request_id":"r1"', '"status":"UNAUTHENTICATED"')]
+    members = set().union(*lines) - {"time", "level"}
     assert not (wrong := members ^ documented("Logs", r"^\| (`.*?) \|")), f"docs/operations.md, members of a line: {wrong}"
 
 

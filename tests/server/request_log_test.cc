@@ -8,7 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "server/security/api_keys.h"
+#include "tests/engine/models/tiny_model.h"
 #include "tests/server/guarded_server.h"
+#include "tests/server/raw_call.h"
 
 namespace quantd {
 namespace {
@@ -16,6 +19,7 @@ namespace {
 using testing::AnyOf;
 using testing::HasSubstr;
 using testing::Not;
+using testing::StartsWith;
 
 RequestLine Line() {
   RequestLine line;
@@ -38,10 +42,12 @@ TEST(RequestLog, TextSaysWhatTheRequestTook) {
   line.status = "CANCELLED";
   line.error = "cancelled by the client";
   line.first_token_seconds.reset();
+  line.peer = "ipv4:10.0.0.7:40112";
   line.prompt = "a \"b\"\n\xff";
   line.output = "c";
   EXPECT_EQ(ToText(line),
-            "request r1: CANCELLED (cancelled by the client), 5 + 7 tokens, length, 1.500 s, "
+            "request r1: CANCELLED (cancelled by the client), from ipv4:10.0.0.7:40112, 5 + 7 "
+            "tokens, length, 1.500 s, "
             "prompt \"a \\\"b\\\"\\n\xEF\xBF\xBD\", output \"c\"");
 }
 
@@ -120,6 +126,37 @@ TEST(RequestLogProcess, EveryLineIsAnObjectAndEveryRequestHasOne) {
       EXPECT_THAT(log, Not(HasSubstr("secret"))) << "prompts are private";
     }
   }
+}
+
+TEST(RequestLogProcess, EveryCallWithoutItsKeyHasALineThatSaysFromWhere) {
+  testing_support::TempDir dir;
+  const auto keys = dir.path() / "keys.yaml";
+  testing_support::WriteFile(keys, "keys:\n" + MakeApiKey("team-a")->entry);
+  test::ServerProcess server({"log.format=json", "security.api_keys=" + keys.string()});
+  ASSERT_TRUE(server.ready());
+  const auto channel = test::NewChannel(server.grpc());
+  const std::vector<std::string> methods = {"/quantd.v1.Inference/Generate",
+                                            "/quantd.v1.Inference/GenerateStream",
+                                            "/quantd.v1.Inference/Tokenize",
+                                            "/quantd.v1.Inference/GetModelInfo",
+                                            "/inference.GRPCInferenceService/ModelInfer",
+                                            "/inference.GRPCInferenceService/ModelStreamInfer",
+                                            "/inference.GRPCInferenceService/ModelStatistics"};
+  for (const std::string& method : methods) {
+    EXPECT_EQ(test::RawCall(channel, method, "").error_code(), grpc::StatusCode::UNAUTHENTICATED)
+        << method;
+  }
+  server.process().Signal(SIGTERM);
+  ASSERT_EQ(server.process().Wait(), 0);
+  size_t lines = 0;
+  for (const nlohmann::json& object : Objects(server.process().err())) {
+    if (object["message"] != "request") continue;
+    ++lines;
+    EXPECT_EQ(object["status"], "UNAUTHENTICATED");
+    EXPECT_EQ(object["request_id"], "-");
+    EXPECT_THAT(object.value("peer", ""), StartsWith("ipv4:127.0.0.1:"));
+  }
+  EXPECT_EQ(lines, methods.size());
 }
 
 TEST(RequestLogProcess, ItsLastLineIsAnObjectTooWhenServeFails) {

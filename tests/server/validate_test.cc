@@ -18,6 +18,7 @@ namespace tiny = testing_support;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -329,6 +330,9 @@ TEST(Validate, AMissingConfigurationDoesNotHideTheRest) {
   const auto findings = Validate(deployment.options);
   EXPECT_THAT(findings, Contains(IsFinding(kError, "/no/such/server.yaml", "cannot be read", "")));
   EXPECT_THAT(findings, Contains(IsFinding(kError, "profile", "nf5", "nf4")));
+  deployment.options.overrides = {"profile=nf4"};  // the model, too, may be named in the file
+  EXPECT_THAT(Validate(deployment.options),
+              ElementsAre(IsFinding(kError, "/no/such/server.yaml", "cannot be read", "")));
 }
 
 TEST(Validate, WithoutTheDeviceAllButItsMemoryIsChecked) {
