@@ -42,12 +42,13 @@ absl::Status Admission::Check(const Newcomer& newcomer, const Load& load) {
                   fmt::format("{} requests are waiting{}, allowed: {}", waiting_, outputs,
                               options_.max_queued_requests));
   }
+  const int64_t tokens = newcomer.prompt_tokens * (newcomer.shares_prompt ? 1 : newcomer.outputs);
   if (options_.max_queued_tokens > 0 && waiting_ > 0 &&
-      waiting_tokens_ + newcomer.prompt_tokens > options_.max_queued_tokens) {
+      waiting_tokens_ + tokens > options_.max_queued_tokens) {
     return Refuse(Refusal::kTokens, half,
                   fmt::format("requests with {} tokens are waiting, and {} more are too many, "
                               "allowed: {}",
-                              waiting_tokens_, newcomer.prompt_tokens, options_.max_queued_tokens));
+                              waiting_tokens_, tokens, options_.max_queued_tokens));
   }
   if (!newcomer.tenant.empty()) {
     const auto found = tenants_.find(newcomer.tenant);
@@ -87,12 +88,12 @@ absl::Status Admission::Check(const Newcomer& newcomer, const Load& load) {
 Admission::Place Admission::Enter(const Newcomer& newcomer, int32_t index) {
   Tenant& tenant = tenants_[newcomer.tenant];
   tenant.weight = newcomer.weight;
-  // Only the first output computes the prompt.
-  const int64_t prompt_tokens = index == 0 ? newcomer.prompt_tokens : 0;
+  const int64_t prompt_tokens = index == 0 || !newcomer.shares_prompt ? newcomer.prompt_tokens : 0;
   // Most end long before max_tokens; what they usually come to is what they are charged.
   double completion = static_cast<double>(newcomer.max_tokens);
   if (served_.size() >= kFewest) completion = std::min(completion, std::max(1.0, MeanCompletion()));
   Place place = {.tenant = newcomer.tenant,
+                 .weight = newcomer.weight,
                  .priority = newcomer.priority,
                  .prompt_tokens = prompt_tokens,
                  .tag = std::max({virtual_time_, tenant.next_tag, tenant.last_tag}),
@@ -127,10 +128,11 @@ void Admission::Leave(const Place& place, bool to_run) {
 
 void Admission::Charge(const Place& place, double tokens) {
   // One who has left and was forgotten stands where everybody stands.
-  Tenant& tenant =
-      tenants_
-          .try_emplace(place.tenant, Tenant{.next_tag = virtual_time_, .last_tag = virtual_time_})
-          .first->second;
+  Tenant& tenant = tenants_
+                       .try_emplace(place.tenant, Tenant{.weight = place.weight,
+                                                         .next_tag = virtual_time_,
+                                                         .last_tag = virtual_time_})
+                       .first->second;
   tenant.next_tag += tokens / tenant.weight;
 }
 

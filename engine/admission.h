@@ -43,11 +43,13 @@ class Admission {
     int64_t prompt_tokens = 0;
     int64_t max_tokens = 1;                   // of each output
     int64_t least_tokens = 1;                 // generated before it can end
+    bool shares_prompt = true;                // only the first output computes it
     std::optional<double> seconds_left = {};  // to its deadline
   };
   /// Where one output stands in line.
   struct Place {
     std::string tenant;
+    double weight = 1;
     int32_t priority = 0;
     int64_t prompt_tokens = 0;
     double tag = 0;      // of requests of equal priority the smaller one runs first

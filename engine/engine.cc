@@ -206,7 +206,7 @@ absl::Status EngineImpl::CheckRequest(const Request& request) const {
     return InvalidArgument("n is {}, allowed: at most the {} requests that may wait", sampling.n,
                            options_.max_queued_requests);
   }
-  if (!LeavesSome(sampling.allowed_token_ids, BannedBeforeMin(sampling))) {
+  if (NumLeft(sampling.allowed_token_ids, BannedBeforeMin(sampling)) == 0) {
     return InvalidArgument(
         "allowed_token_ids has only tokens that end the text, which min_tokens {} forbids",
         sampling.min_tokens);
@@ -253,8 +253,13 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EngineImpl::BadWords(
   return words;
 }
 
+bool EngineImpl::SharesPrompt(const Request& request) const {
+  return options_.enable_prefix_caching && !request.bypass_prefix_cache &&
+         request.sampling.prompt_logprobs < 0;
+}
+
 std::unique_ptr<LiveRequest> EngineImpl::Prepare(const Request& request, int32_t index,
-                                                 const std::vector<std::vector<int32_t>>& bad_words,
+                                                 const LogitControl& control,
                                                  std::shared_ptr<RequestSink> sink) const {
   auto live = std::make_unique<LiveRequest>();
   live->index = index;
@@ -269,8 +274,7 @@ std::unique_ptr<LiveRequest> EngineImpl::Prepare(const Request& request, int32_t
   live->tokens.reserve(static_cast<size_t>(live->max_size));
   live->blocks.blocks.reserve(static_cast<size_t>(pool_.BlocksFor(live->max_size)));
   live->stop_ids = live->sampling.stop_token_ids;
-  live->control = LogitControl(live->sampling, live->tokens, bad_words,
-                               BannedBeforeMin(live->sampling), loaded_.spec.vocab_size);
+  live->control = control;
   live->wants_prompt_logits = index == 0 && live->sampling.prompt_logprobs >= 0;
   if (live->wants_prompt_logits) live->use_prefix_cache = false;  // logits are not cached
   // Verifying several draws in one step needs what each may draw, so not the tokens before.
@@ -280,7 +284,7 @@ std::unique_ptr<LiveRequest> EngineImpl::Prepare(const Request& request, int32_t
   live->max_drafts = live->control.needs_tokens() ? 0 : lookup;
   live->needs_tokens = live->control.needs_tokens() || live->max_drafts > 0;
   // Outputs wait for the first to have computed the prompt, and take it from the prefix cache.
-  live->held = index > 0 && live->use_prefix_cache && live->sampling.prompt_logprobs < 0;
+  live->held = index > 0 && SharesPrompt(request);
   if (tokenizer_ != nullptr) {
     live->seeks_stop_strings = live->sampling.min_tokens == 0;
     // After a prompt with text the first token keeps its space: prompt and text make one.
@@ -302,7 +306,7 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
   if (request.deadline.has_value() && *request.deadline <= now) {
     return DeadlineExceeded("the deadline had passed when the request arrived");
   }
-  ASSIGN_OR_RETURN(const auto bad_words, BadWords(request.sampling));
+  ASSIGN_OR_RETURN(auto bad_words, BadWords(request.sampling));
   const int32_t n = request.sampling.n;
   const SamplingParams& sampling = request.sampling;
   Admission::Newcomer newcomer = {
@@ -314,30 +318,41 @@ absl::StatusOr<RequestHandle> EngineImpl::Submit(Request request,
       .max_tokens = sampling.max_tokens,
       .least_tokens =
           EndsOnlyAtMaxTokens(sampling) ? sampling.max_tokens : std::max(sampling.min_tokens, 1),
+      .shares_prompt = SharesPrompt(request),
   };
   if (request.deadline.has_value()) newcomer.seconds_left = Seconds(*request.deadline - now);
-  // Before anything is made of it, and again when it is: meanwhile others may have come.
-  const auto check = [&]() -> absl::Status {
+  const auto open = [this]() -> absl::Status {
     if (!dead_.ok()) return Unavailable("the device failed: {}", Message(dead_));
     if (draining_ || shutdown_) return Unavailable("the engine takes no more requests");
-    return admission_.Check(newcomer, load_);
+    return absl::OkStatus();
   };
+  // Its places are taken before anything is made of it: what is made for many at once that find the
+  // queue full afterwards would have no bound.
+  std::vector<Admission::Place> places;
   {
     std::lock_guard lock(mutex_);
-    RETURN_IF_ERROR(check());
+    RETURN_IF_ERROR(open());
+    RETURN_IF_ERROR(admission_.Check(newcomer, load_));
+    for (int32_t i = 0; i < n; ++i) places.push_back(admission_.Enter(newcomer, i));
   }
+  const LogitControl control(sampling, request.prompt_ids, std::move(bad_words),
+                             BannedBeforeMin(sampling), loaded_.spec.vocab_size);
+  request.sampling.allowed_token_ids.clear();  // as long as the vocabulary, and `control` has it
   std::vector<std::unique_ptr<LiveRequest>> outputs;
-  for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, bad_words, sink));
+  for (int32_t i = 0; i < n; ++i) outputs.push_back(Prepare(request, i, control, sink));
   RequestHandle handle = 0;
   {
     std::lock_guard lock(mutex_);
-    RETURN_IF_ERROR(check());
+    if (const absl::Status closed = open(); !closed.ok()) {
+      for (const Admission::Place& place : places) admission_.Leave(place, /*to_run=*/false);
+      return closed;
+    }
     handle = last_handle_ + 1;
     const uint64_t seed = request.sampling.seed.has_value() ? *request.sampling.seed : seeds_();
     for (std::unique_ptr<LiveRequest>& live : outputs) {
       live->submitted = now;
       live->arrival = live->handle = ++last_handle_;
-      live->place = admission_.Enter(newcomer, live->index);
+      live->place = std::move(places[static_cast<size_t>(live->index)]);
       live->tag = live->place.tag;
       live->seed = seed;
       inbox_.submissions.push_back(std::move(live));
@@ -367,6 +382,11 @@ int64_t EngineImpl::Drain(std::chrono::milliseconds timeout) {
   wake_.notify_one();
   idle_.wait(lock, none_left);
   return std::exchange(drain_cancelled_, 0);
+}
+
+absl::Status EngineImpl::Health() const {
+  std::lock_guard lock(mutex_);
+  return dead_;
 }
 
 EngineStats EngineImpl::Stats() const {

@@ -114,9 +114,12 @@ class Engine {
   /// Ends a request within one step with kCancelled; unknown or finished handles are ignored.
   virtual void Cancel(RequestHandle handle) = 0;
   /// Takes no more requests and waits until the live ones are finished or `timeout` passed; those
-  /// left are cancelled. Returns how many were cancelled.
+  /// left are cancelled, as UNAVAILABLE. Returns how many were cancelled.
   virtual int64_t Drain(std::chrono::milliseconds timeout) = 0;
   virtual EngineStats Stats() const = 0;
+  /// OK, or why the device is gone: then every request is UNAVAILABLE, and only a new process
+  /// helps.
+  virtual absl::Status Health() const = 0;
 
   virtual const DecoderSpec& spec() const = 0;
   virtual const QuantizationReport& report() const = 0;

@@ -44,6 +44,7 @@ struct LiveRequest final : Sequence {
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   bool seeks_stop_strings = false;       // `decoder` looks for them
   int32_t completion_tokens = 0;
+  int32_t computed_prompt_tokens = 0;  // counted once, however often it is preempted
   Clock::time_point submitted;
   std::optional<Clock::time_point> first_scheduled;
   std::optional<Clock::time_point> first_token;
@@ -52,7 +53,8 @@ struct LiveRequest final : Sequence {
   Usage usage() const {
     return {.prompt_tokens = prompt_size,
             .cached_tokens = cached_tokens,
-            .completion_tokens = completion_tokens};
+            .completion_tokens = completion_tokens,
+            .computed_prompt_tokens = computed_prompt_tokens};
   }
 };
 
@@ -67,6 +69,7 @@ class EngineImpl final : public Engine {
   void Cancel(RequestHandle handle) override;
   int64_t Drain(std::chrono::milliseconds timeout) override;
   EngineStats Stats() const override;
+  absl::Status Health() const override;
 
   const DecoderSpec& spec() const override { return loaded_.spec; }
   const QuantizationReport& report() const override { return loaded_.report; }
@@ -92,8 +95,10 @@ class EngineImpl final : public Engine {
   absl::Status CheckRequest(const Request& request) const;
   // Output `index` of `request`.
   std::unique_ptr<LiveRequest> Prepare(const Request& request, int32_t index,
-                                       const std::vector<std::vector<int32_t>>& bad_words,
+                                       const LogitControl& control,
                                        std::shared_ptr<RequestSink> sink) const;
+  // Its outputs wait for the first to have computed the prompt.
+  bool SharesPrompt(const Request& request) const;
   // Tokens that end the text, as long as min_tokens forbids that.
   std::vector<int32_t> BannedBeforeMin(const SamplingParams& sampling) const;
   // Token sequences of the request's bad words.

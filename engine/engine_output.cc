@@ -47,12 +47,16 @@ void EngineImpl::Complete(int slot) {
   }
   for (size_t i = 0; i < plan.entries.size(); ++i) {
     const StepEntry& entry = plan.entries[i];
-    if (entry.sequence->state == Sequence::State::kFinished || entry.num_logits == 0) continue;
+    auto& r = static_cast<LiveRequest&>(*entry.sequence);
+    r.computed_prompt_tokens =
+        std::max(r.computed_prompt_tokens,
+                 std::min(entry.first + entry.count, r.prompt_size) - r.cached_tokens);
+    if (r.state == Sequence::State::kFinished || entry.num_logits == 0) continue;
     const int32_t used = entry.num_logits - (entry.drafts - accepted_[i]);
     const auto rows = RowsOf(results, entry).first(static_cast<size_t>(used));
     if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.finite; })) continue;
     // KV that leads to NaN is nothing to share.
-    Finish(static_cast<LiveRequest&>(*entry.sequence), FinishReason::kError,
+    Finish(r, FinishReason::kError,
            Internal("non-finite logits at position {}", entry.first + entry.count - 1), {},
            /*keep_cached=*/false);
   }
@@ -186,7 +190,7 @@ void EngineImpl::Finish(LiveRequest& request, FinishReason reason, absl::Status 
     served_.emplace_back(
         request.place,
         Admission::Served{
-            .computed_prompt_tokens = request.prompt_size - request.cached_tokens,
+            .computed_prompt_tokens = request.computed_prompt_tokens,
             .completion_tokens = request.completion_tokens,
             .prefill_seconds = Seconds(*request.first_token - *request.first_scheduled),
             .decode_seconds = Seconds(now - *request.first_token),

@@ -93,7 +93,9 @@ void EngineImpl::HandleInbox() {
   }
   if (taken_.cancel_all) {
     const auto count = static_cast<int64_t>(live_.size());
-    FinishAll(FinishReason::kCancelled, Cancelled("the engine was drained"));
+    // Not CANCELLED, which is the caller's doing: another server may be asked.
+    FinishAll(FinishReason::kCancelled,
+              Unavailable("the server ended before the request was finished"));
     std::lock_guard lock(mutex_);
     drain_cancelled_ += count;
   }

@@ -2,17 +2,18 @@
 #include "engine/logit_control.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace quantd {
 
-bool LeavesSome(std::span<const int32_t> allowed, std::span<const int32_t> banned) {
-  if (allowed.empty()) return true;
+size_t NumLeft(std::span<const int32_t> allowed, std::span<const int32_t> banned) {
+  if (allowed.empty()) return SIZE_MAX;
   // Both lists may be as long as the vocabulary.
   std::vector<int32_t> sorted(banned.begin(), banned.end());
   std::sort(sorted.begin(), sorted.end());
-  return std::any_of(allowed.begin(), allowed.end(), [&](int32_t id) {
+  return static_cast<size_t>(std::count_if(allowed.begin(), allowed.end(), [&](int32_t id) {
     return !std::binary_search(sorted.begin(), sorted.end(), id);
-  });
+  }));
 }
 
 LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32_t> prompt,
@@ -21,36 +22,44 @@ LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32
     : repetition_penalty_(sampling.repetition_penalty),
       presence_penalty_(sampling.presence_penalty),
       frequency_penalty_(sampling.frequency_penalty),
-      min_tokens_(sampling.min_tokens),
-      banned_before_min_(std::move(stop_ids)),
-      allowed_ids_(sampling.allowed_token_ids) {
+      min_tokens_(sampling.min_tokens) {
   for (const auto& [token, bias] : sampling.logit_bias) EditOf(token).bias = bias;
   if (repetition_penalty_ != 1.0f) {
     for (const int32_t token : prompt) EditOf(token).repeated = 1;
   }
-  std::sort(allowed_ids_.begin(), allowed_ids_.end());
-  allowed_ids_.erase(std::unique(allowed_ids_.begin(), allowed_ids_.end()), allowed_ids_.end());
-  if (!allowed_ids_.empty()) {
-    allowed_mask_.assign(static_cast<size_t>(vocab_size + 31) / 32, 0);
-    for (const int32_t id : allowed_ids_) {
-      allowed_mask_[static_cast<size_t>(id) / 32] |= 1u << (id % 32);
+  Lists lists;
+  std::vector<int32_t>& allowed = lists.allowed_ids;
+  allowed = sampling.allowed_token_ids;
+  std::sort(allowed.begin(), allowed.end());
+  allowed.erase(std::unique(allowed.begin(), allowed.end()), allowed.end());
+  if (!allowed.empty()) {
+    lists.allowed_mask.assign(static_cast<size_t>(vocab_size + 31) / 32, 0);
+    for (const int32_t id : allowed) {
+      lists.allowed_mask[static_cast<size_t>(id) / 32] |= 1u << (id % 32);
     }
   }
+  std::vector<int32_t> single;
   for (std::vector<int32_t>& word : bad_words) {
     if (word.size() > 1) {
-      bad_words_.push_back(std::move(word));
+      lists.bad_words.push_back(std::move(word));
     } else {
-      banned_always_.push_back(word[0]);
+      single.push_back(word[0]);
     }
   }
   // Something has to be drawn: where bad words would leave nothing of few allowed tokens, they
   // yield.
-  if (!LeavesSome(allowed_ids_, banned_always_)) banned_always_.clear();
-  const std::vector<int32_t> stops = banned_before_min_;
-  banned_before_min_.insert(banned_before_min_.end(), banned_always_.begin(), banned_always_.end());
-  if (!LeavesSome(allowed_ids_, banned_before_min_)) banned_before_min_ = stops;
+  const auto ban = [&allowed](std::vector<int32_t> ids, std::vector<int32_t> otherwise) {
+    if (NumLeft(allowed, ids) == 0) ids = std::move(otherwise);
+    const size_t left = NumLeft(allowed, ids);
+    return Banned{std::move(ids), left};
+  };
+  lists.always = ban(single, {});
+  std::vector<int32_t> both = stop_ids;
+  both.insert(both.end(), lists.always.ids.begin(), lists.always.ids.end());
+  lists.before_min = ban(std::move(both), std::move(stop_ids));
   needs_tokens_ = repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
-                  frequency_penalty_ != 0.0f || !bad_words_.empty();
+                  frequency_penalty_ != 0.0f || !lists.bad_words.empty();
+  lists_ = std::make_shared<Lists>(std::move(lists));
 }
 
 LogitEdit& LogitControl::EditOf(int32_t token) {
@@ -72,20 +81,23 @@ void LogitControl::Push(int32_t token) {
 }
 
 void LogitControl::Apply(int32_t index, std::span<const int32_t> generated, SampleParams* params) {
-  const std::vector<int32_t>& banned = index < min_tokens_ ? banned_before_min_ : banned_always_;
-  params->banned_ids = banned;
-  params->allowed_mask = allowed_mask_;
+  const Lists& lists = *lists_;
+  const Banned& banned = index < min_tokens_ ? lists.before_min : lists.always;
+  params->banned_ids = banned.ids;
+  params->allowed_mask = lists.allowed_mask;
   params->edits = edits_;
   params->repetition_penalty = repetition_penalty_;
-  if (bad_words_.empty()) return;
-  banned_ = banned;
-  for (const std::vector<int32_t>& word : bad_words_) {
+  if (lists.bad_words.empty()) return;
+  banned_ = banned.ids;
+  for (const std::vector<int32_t>& word : lists.bad_words) {
     const size_t prefix = word.size() - 1;
     if (generated.size() < prefix) continue;
     const auto tail = generated.last(prefix);
     if (std::equal(tail.begin(), tail.end(), word.begin())) banned_.push_back(word.back());
   }
-  if (LeavesSome(allowed_ids_, banned_)) params->banned_ids = banned_;
+  // Counted only where so few are left that these could be all of them.
+  const size_t added = banned_.size() - banned.ids.size();
+  if (banned.left > added || NumLeft(lists.allowed_ids, banned_) > 0) params->banned_ids = banned_;
 }
 
 }  // namespace quantd

@@ -5,10 +5,12 @@
 // presence_penalty and frequency_penalty those of the output alone. A bad word is a sequence of
 // tokens: its last one is not drawn where the output ends with those before it.
 //
-// One thread at a time.
+// A copy shares what does not change, which may be as long as the vocabulary. One thread at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,8 +20,9 @@
 
 namespace quantd {
 
-/// True when a token may be drawn: one of `allowed` (empty: any) is not in `banned`.
-bool LeavesSome(std::span<const int32_t> allowed, std::span<const int32_t> banned);
+/// How many tokens may be drawn: of `allowed` (empty: any, told as SIZE_MAX), those not in
+/// `banned`.
+size_t NumLeft(std::span<const int32_t> allowed, std::span<const int32_t> banned);
 
 class LogitControl {
  public:
@@ -42,6 +45,19 @@ class LogitControl {
   bool needs_tokens() const { return needs_tokens_; }
 
  private:
+  // Tokens that may not be drawn, and how many of the allowed ones that leaves.
+  struct Banned {
+    std::vector<int32_t> ids;
+    size_t left = 0;
+  };
+  // What all draws have in common.
+  struct Lists {
+    std::vector<std::vector<int32_t>> bad_words;  // of several tokens
+    Banned always;
+    Banned before_min;                   // those and the stop ids
+    std::vector<int32_t> allowed_ids;    // ascending; empty: all
+    std::vector<uint32_t> allowed_mask;  // of allowed_ids
+  };
   LogitEdit& EditOf(int32_t token);
 
   float repetition_penalty_ = 1.0f;
@@ -49,12 +65,8 @@ class LogitControl {
   float frequency_penalty_ = 0.0f;
   int32_t min_tokens_ = 0;
   bool needs_tokens_ = false;
-  std::vector<std::vector<int32_t>> bad_words_;  // of several tokens
-  std::vector<int32_t> banned_always_;
-  std::vector<int32_t> banned_before_min_;  // those and the stop ids
-  std::vector<int32_t> allowed_ids_;        // ascending; empty: all
-  std::vector<uint32_t> allowed_mask_;      // of allowed_ids_
-  std::vector<int32_t> banned_;  // of the next draw, where bad words add to the lists above
+  std::shared_ptr<const Lists> lists_ = std::make_shared<Lists>();
+  std::vector<int32_t> banned_;  // of the next draw, where bad words add to those of lists_
   std::vector<LogitEdit> edits_;
   std::vector<int32_t> counts_;                 // of each edit's token in the output
   absl::flat_hash_map<int32_t, size_t> place_;  // of a token's edit

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 256;
+constexpr size_t kMaxStopTokenIds = 1024;  // each is looked at with every token
 constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxLogitBias = 1024;
 constexpr float kMaxBias = 100.0f;
@@ -109,6 +110,10 @@ absl::Status ValidateSampling(const SamplingParams& p, int64_t vocab_size) {
     if (id < 0 || id >= vocab_size) {
       return InvalidArgument("stop_token_ids[{}] is {}, allowed: 0 to {}", i, id, vocab_size - 1);
     }
+  }
+  if (p.stop_token_ids.size() > kMaxStopTokenIds) {
+    return InvalidArgument("stop_token_ids has {} ids, allowed: at most {}",
+                           p.stop_token_ids.size(), kMaxStopTokenIds);
   }
   // A list as long as the vocabulary would also ban everything under min_tokens.
   if (static_cast<int64_t>(p.stop_token_ids.size()) >= vocab_size) {

@@ -80,6 +80,7 @@ struct Usage {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;  // of the prompt, taken from the prefix cache
   int32_t completion_tokens = 0;
+  int32_t computed_prompt_tokens = 0;  // of the prompt, by this output, so far
 };
 
 /// What a step made for one request. `text` is whole UTF-8 and never holds back what is certain.

@@ -83,6 +83,7 @@ std::vector<Key> KeysOf(ServerConfig& c) {
       {"timeouts.drain_seconds", &c.timeouts.drain_seconds, 0, kForever},
       {"timeouts.pre_drain_seconds", &c.timeouts.pre_drain_seconds, 0, kForever},
       {"timeouts.keepalive_seconds", &c.timeouts.keepalive_seconds, 1, 2e6},
+      {"timeouts.max_connection_age_seconds", &c.timeouts.max_connection_age_seconds, 0, 2e6},
       {"timeouts.min_ping_interval_seconds", &c.timeouts.min_ping_interval_seconds, 0, 2e6},
       {.path = "log.level",
        .value = &c.log.level,
@@ -301,7 +302,7 @@ void Validate(const ServerConfig& config, FaultList& faults) {
 }
 
 // A scalar that YAML reads back as the same string.
-std::string Quoted(const std::string& text) {
+std::string YamlQuoted(const std::string& text) {
   YAML::Emitter out;
   out << YAML::DoubleQuoted << text;
   return out.c_str();
@@ -389,7 +390,7 @@ std::string ToYaml(const ServerConfig& config) {
     const std::string value = std::visit(
         [](auto* v) {
           if constexpr (std::is_same_v<decltype(v), std::string*>) {
-            return Quoted(*v);
+            return YamlQuoted(*v);
           } else {
             return fmt::format("{}", *v);
           }

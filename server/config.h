@@ -71,6 +71,7 @@ struct ServerConfig {
     double drain_seconds = 30;
     double pre_drain_seconds = 0;
     double keepalive_seconds = 30;
+    double max_connection_age_seconds = 0;  // 0: a connection is the client's to end
     double min_ping_interval_seconds = 10;
   } timeouts;
 

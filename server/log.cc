@@ -76,12 +76,17 @@ class JsonFormatter : public spdlog::formatter {
 class LossySink : public spdlog::sinks::base_sink<std::mutex> {
  protected:
   void sink_it_(const spdlog::details::log_msg& msg) override {
+    if (const auto pool = spdlog::thread_pool(); pool != nullptr) {
+      lost_ += static_cast<int64_t>(pool->overrun_counter() - overrun_);
+      overrun_ = pool->overrun_counter();
+    }
     if (!Writable()) {
       ++lost_;
       return;
     }
     if (lost_ > 0) {
-      const std::string text = fmt::format("{} lines of the log were lost: nobody read it", lost_);
+      const std::string text =
+          fmt::format("{} lines of the log were lost: nobody read it, or too slowly", lost_);
       lost_ = 0;
       Write(spdlog::details::log_msg(msg.time, {}, "", spdlog::level::warn, text));
     }
@@ -111,6 +116,7 @@ class LossySink : public spdlog::sinks::base_sink<std::mutex> {
 
   bool stuck_ = false;
   int64_t lost_ = 0;
+  size_t overrun_ = 0;  // of the queue of requests' lines, counted in lost_ already
 };
 
 }  // namespace

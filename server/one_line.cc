@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kMostOfFront = 6000;  // some twenty faults, which a model folder can have at once
 constexpr size_t kMostOfEnd = 500;
+constexpr size_t kMostOfName = 64;
 
 // Line and paragraph separators, and what makes a terminal write the rest from right to left.
 bool MovesText(char32_t code_point) {
@@ -45,6 +46,13 @@ std::string OneLine(std::string message) {
     message.replace(kMostOfFront, message.size() - kMostOfFront - kMostOfEnd, " [...] ");
   }
   return Printable(message);
+}
+
+std::string Quoted(const std::string& text) {
+  if (text.size() <= kMostOfName) return fmt::format("\"{}\"", text);
+  // Whole characters: the message is a string of the protocol.
+  const size_t end = ValidUtf8Prefix(std::string_view(text).substr(0, kMostOfName));
+  return fmt::format("\"{}...\"", text.substr(0, end));
 }
 
 }  // namespace quantd

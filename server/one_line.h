@@ -15,4 +15,7 @@ std::string Printable(std::string_view text);
 /// the file is named in front and the fault often at the end.
 std::string OneLine(std::string message);
 
+/// A name in an error: what a client sent, in quotes, at most some 64 bytes of it.
+std::string Quoted(const std::string& text);
+
 }  // namespace quantd

@@ -74,7 +74,7 @@ std::string ToJsonMembers(const RequestLine& line) {
   };
   if (!line.caller.empty()) object["caller"] = line.caller;
   if (!line.peer.empty()) object["peer"] = line.peer;
-  if (!line.error.empty()) object["error"] = line.error;
+  if (!line.error.empty()) object["error"] = OneLine(line.error);
   if (!line.finish_reason.empty()) object["finish_reason"] = line.finish_reason;
   if (line.first_token_seconds.has_value()) {
     object["first_token_seconds"] = *line.first_token_seconds;

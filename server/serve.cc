@@ -1,5 +1,7 @@
 // Serve. Order of ending: health says NOT_SERVING; a while for load balancers to notice; no new
 // requests; live ones finish or are cancelled; the ports close. A second signal skips all waiting.
+// A device that has failed ends the process with an error: nothing in it can bring it back, and
+// whoever supervises the process can.
 #include "server/serve.h"
 
 #include <signal.h>
@@ -32,6 +34,7 @@ namespace quantd {
 namespace {
 
 constexpr std::chrono::seconds kFlush{2};  // for the last bytes of finished calls to be read
+constexpr double kHealthSeconds = 0.5;     // between two looks at the engine's health
 
 std::chrono::milliseconds Milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
@@ -148,6 +151,7 @@ void DrainAndStop(const ServerConfig& config, TerminationSignals& signals, Servi
                   GrpcServer& grpc, Engine& engine) {
   spdlog::info("signal: draining, {} requests live", grpc.live_calls());
   grpc.SetHealthy(false);
+  serving.AnnounceEnd();
   bool hurry = config.timeouts.pre_drain_seconds > 0 &&
                WaitFor(signals, nullptr, config.timeouts.pre_drain_seconds) == Wakeup::kSignal;
   serving.SetDraining();
@@ -155,7 +159,11 @@ void DrainAndStop(const ServerConfig& config, TerminationSignals& signals, Servi
   int64_t cut_off = 0;                // by a second signal
   std::atomic<int64_t> cancelled{0};  // for want of time
   std::thread drain([&] {
-    cancelled = engine.Drain(Milliseconds(config.timeouts.drain_seconds));
+    const Clock::time_point until = Clock::now() + Milliseconds(config.timeouts.drain_seconds);
+    grpc.FinishTexts(until);  // the engine takes no more requests once it is drained
+    cancelled = engine.Drain(
+        std::max(std::chrono::milliseconds(0),
+                 std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now())));
     drained.Set();
   });
   while (true) {
@@ -231,7 +239,12 @@ absl::Status Serve(const ServerConfig& config) {
   grpc->SetHealthy(true);
   spdlog::info("ready after {:.2f} s", serving.uptime_seconds());
 
-  while (WaitFor(signals, nullptr, -1) != Wakeup::kSignal) {
+  while (WaitFor(signals, nullptr, kHealthSeconds) != Wakeup::kSignal) {
+    if (const absl::Status health = loaded->engine->Health(); !health.ok()) {
+      grpc->SetHealthy(false);
+      grpc->Shutdown(kFlush);
+      return Unavailable("the device failed: {}", Message(health));
+    }
   }
   DrainAndStop(config, signals, serving, *grpc, *loaded->engine);
   http.reset();

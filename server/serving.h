@@ -53,6 +53,10 @@ class Serving {
   enum class State : uint8_t { kLoading, kReady, kDraining };
 
   State state() const { return state_.load(std::memory_order_acquire); }
+  /// For probes: draining already when load balancers should look elsewhere.
+  State announced() const {
+    return ends_.load(std::memory_order_acquire) ? State::kDraining : state();
+  }
   /// Null while loading.
   const ServedModel* model() const { return model_.load(std::memory_order_acquire); }
   /// 0 to 1.
@@ -68,11 +72,14 @@ class Serving {
     State expected = State::kLoading;
     state_.compare_exchange_strong(expected, State::kReady);
   }
+  /// What probes are to say from here on, while requests are still taken: kDraining.
+  void AnnounceEnd() { ends_.store(true, std::memory_order_release); }
   void SetDraining() { state_.store(State::kDraining, std::memory_order_release); }
 
  private:
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::atomic<State> state_{State::kLoading};
+  std::atomic<bool> ends_{false};
   std::atomic<const ServedModel*> model_{nullptr};
   std::atomic<double> load_progress_{0.0};
 };

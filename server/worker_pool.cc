@@ -34,6 +34,11 @@ WorkerPool::Answer WorkerPool::Submit(const std::string& owner, std::function<vo
   return Answer::kQueued;
 }
 
+void WorkerPool::WaitUntilIdle(std::chrono::steady_clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  idle_.wait_until(lock, until, [this] { return queue_.empty() && running_ == 0; });
+}
+
 void WorkerPool::Loop() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -44,10 +49,12 @@ void WorkerPool::Loop() {
     if (const auto own = waiting_.find(job.owner); own != waiting_.end() && --own->second == 0) {
       waiting_.erase(own);
     }
+    ++running_;
     lock.unlock();
     job.run();
     job.run = nullptr;  // what it holds is released without the lock
     lock.lock();
+    if (--running_ == 0 && queue_.empty()) idle_.notify_all();
   }
 }
 

@@ -2,6 +2,7 @@
 // may (tokenizing). Thread-safe.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,8 @@ class WorkerPool {
   enum class Answer : uint8_t { kQueued, kFull, kShareTaken };
   /// `owner`: empty for a job that is nobody's, which has no share.
   Answer Submit(const std::string& owner, std::function<void()> job);
+  /// Waits until nothing is queued and nothing runs, but not beyond `until`.
+  void WaitUntilIdle(std::chrono::steady_clock::time_point until);
 
  private:
   struct Job {
@@ -38,6 +41,8 @@ class WorkerPool {
   std::condition_variable wake_;
   std::deque<Job> queue_;
   std::map<std::string, size_t> waiting_;  // jobs in the queue, by owner
+  size_t running_ = 0;                     // jobs
+  std::condition_variable idle_;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

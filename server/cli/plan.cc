@@ -3,10 +3,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "engine/plan/bytes_text.h"
 #include "engine/plan/measured_quality.h"
 #include "engine/plan/model_plan.h"
+#include "engine/weights/effective_profile.h"
 #include "engine/weights/json_dump.h"
 #include "kernels/status.h"
 #include "server/backends.h"
@@ -76,6 +78,23 @@ nlohmann::json ToJson(const ProfilePlan& p, bool known_memory, bool known_bandwi
   return out;
 }
 
+// Of `quantd serve`, so that it takes what was planned: by itself it has a smaller KV cache.
+std::vector<std::string> ServeArguments(const ModelPlan& plan, const PlanFlags& flags) {
+  const ProfilePlan* chosen = plan.Find(plan.recommended);
+  if (chosen == nullptr) return {};
+  std::vector<std::string> out = {"--model", flags.model};
+  if (chosen->name != kCheckpointProfile) out.insert(out.end(), {"--profile", chosen->name});
+  const auto set = [&out](const char* key, int64_t value) {
+    out.insert(out.end(), {"--set", fmt::format("{}={}", key, value)});
+  };
+  set("scheduler.max_model_len", plan.context);
+  set("kv.cache_bytes", chosen->memory.of(MemoryComponent::kKvCache));
+  if (plan.concurrency > EngineOptions().max_num_seqs) {
+    set("scheduler.max_num_seqs", plan.concurrency);
+  }
+  return out;
+}
+
 nlohmann::json ToJson(const ModelPlan& plan, const PlanFlags& flags, double bandwidth) {
   nlohmann::json profiles = nlohmann::json::array();
   for (const ProfilePlan& p : plan.profiles) {
@@ -95,7 +114,8 @@ nlohmann::json ToJson(const ModelPlan& plan, const PlanFlags& flags, double band
           {"profiles", profiles},
           {"recommended", known(!plan.recommended.empty(), plan.recommended)},
           {"runner_up", known(!plan.runner_up.empty(), plan.runner_up)},
-          {"reasons", plan.reasons}};
+          {"reasons", plan.reasons},
+          {"serve_arguments", ServeArguments(plan, flags)}};
 }
 
 std::string Quality(const ProfilePlan& p) {
@@ -105,7 +125,7 @@ std::string Quality(const ProfilePlan& p) {
   return low == high ? fmt::format("~{:.0f}%", low) : fmt::format("~{:.0f}-{:.0f}%", low, high);
 }
 
-void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
+void PrintTable(const ModelPlan& plan, const PlanFlags& flags, const PlanDevice& device) {
   fmt::print("{}, {:.4g} B parameters, quantization {}\n", plan.spec.architecture,
              static_cast<double>(plan.parameters) * 1e-9, plan.quantization);
   fmt::print("{}{}; {} request{} of {} tokens\n",
@@ -150,6 +170,10 @@ void PrintTable(const ModelPlan& plan, const PlanDevice& device) {
     fmt::print("recommended: {}\n", plan.recommended);
   }
   for (const std::string& reason : plan.reasons) fmt::print("  - {}\n", OneLine(reason));
+  if (!plan.recommended.empty()) {
+    fmt::print("as planned: quantd serve {}\n",
+               OneLine(fmt::format("{}", fmt::join(ServeArguments(plan, flags), " "))));
+  }
 }
 
 // The device of this machine, or, where its memory is given, a GPU with so much.
@@ -195,7 +219,7 @@ absl::Status RunPlan(const PlanFlags& flags) {
   if (flags.json) {
     fmt::print("{}\n", DumpJson(ToJson(plan, flags, request.device.bytes_per_second), 2));
   } else {
-    PrintTable(plan, request.device);
+    PrintTable(plan, flags, request.device);
   }
   return absl::OkStatus();
 }

@@ -11,8 +11,11 @@ class CallMeter {
   virtual ~CallMeter() = default;
   /// The request is about to be handed to the engine.
   virtual void OnSubmit(int64_t prompt_tokens) = 0;
+  /// What the client gets; not after OnEnd.
   virtual void OnUpdate(const RequestUpdate& update) = 0;
-  /// Once, last: how the call ended for its client.
+  /// What the engine did, whether or not the call has ended meanwhile. Before OnUpdate.
+  virtual void OnComputed(const RequestUpdate& update) = 0;
+  /// Once: how the call ended for its client.
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 

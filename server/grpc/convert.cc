@@ -8,6 +8,7 @@
 
 #include "kernels/status.h"
 #include "server/grpc/error_details.h"
+#include "server/one_line.h"
 
 namespace quantd {
 namespace {
@@ -133,7 +134,7 @@ ModelFacts FactsOf(const ServedModel& model) {
 
 absl::Status CheckModelName(const std::string& name, const ModelFacts& facts) {
   if (name.empty() || name == facts.name) return absl::OkStatus();
-  return NotFound("model: \"{}\" is not served here, \"{}\" is", name, facts.name);
+  return NotFound("model: {} is not served here, \"{}\" is", Quoted(name), facts.name);
 }
 
 absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int64_t vocab_size,

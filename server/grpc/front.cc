@@ -18,6 +18,7 @@ namespace quantd {
 namespace {
 
 constexpr double kLongestPushbackMs = 3600000;
+constexpr int kDenialsPerSecond = 10;  // in the log
 
 // In [0, 1), by the call.
 double Spread(const grpc::CallbackServerContext& context) {
@@ -40,6 +41,7 @@ Front::Front(const Serving& serving, const ServerConfig& config, std::unique_ptr
       config_(config),
       keys_(std::move(keys)),
       tls_(tls),
+      denials_(kDenialsPerSecond),
       watchdog_([this] { Watch(); }),
       pool_(std::make_unique<WorkerPool>(
           static_cast<int>(config.limits.tokenizer_threads),
@@ -70,6 +72,7 @@ void Front::Watch() {
     lock.unlock();
     const Clock::time_point now = Clock::now();
     for (const auto& call : calls_.Snapshot()) call->CheckStall(now, limit);
+    for (const auto& answer : answers_.Snapshot()) answer->CheckStall(now, limit);
     if (keys_ != nullptr && now - reloaded >= reload) {
       reloaded = now;
       ReloadKeys();
@@ -121,7 +124,7 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
   Caller caller;
   const auto deny = [&](std::atomic<int64_t>& count, absl::Status status) {
     ++count;
-    LogRefusal("", caller, status, context.peer());
+    LogDenial(caller, status, context.peer());
     return status;
   };
   if (keys_ != nullptr) {
@@ -243,6 +246,14 @@ absl::Status Front::OnWorker(const Caller& caller, std::function<void()> job) {
                    "texts of {} are waiting to be tokenized, allowed: no more than are left for "
                    "others of {}",
                    key, most);
+}
+
+void Front::LogDenial(const Caller& caller, const absl::Status& status,
+                      const std::string& peer) const {
+  const std::optional<int64_t> left_out = denials_.Admit(Clock::now());
+  if (!left_out.has_value()) return;
+  if (*left_out > 0) spdlog::warn("{} more calls without the right key were refused", *left_out);
+  LogRefusal("", caller, status, peer);
 }
 
 void Front::LogRefusal(const std::string& id, const Caller& caller, const absl::Status& status,

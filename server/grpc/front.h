@@ -17,6 +17,9 @@
 #include "server/config.h"
 #include "server/grpc/convert.h"
 #include "server/grpc/generate_call.h"
+#include "server/grpc/registry.h"
+#include "server/grpc/stall_watch.h"
+#include "server/line_limit.h"
 #include "server/security/api_keys.h"
 #include "server/security/tls.h"
 #include "server/serving.h"
@@ -51,7 +54,7 @@ class Front {
   absl::StatusOr<const ServedModel*> Ready() const;
   /// Every method asks this first. UNAUTHENTICATED without a known key where keys are needed;
   /// PERMISSION_DENIED when the key is not for the served model, or not for administrators; either
-  /// is written down with the address it came from.
+  /// is written down with the address it came from; of a flood only the beginning of each second.
   absl::StatusOr<Caller> Identify(const grpc::CallbackServerContext& context, Access access,
                                   Port port) const;
   /// What a generation begins with: Identify and Ready. A refusal is written down under `id`.
@@ -96,8 +99,13 @@ class Front {
   const CallRegistry& calls() const { return calls_; }
   /// Ends all of them with `status`.
   void CancelAll(const absl::Status& status);
+  /// Answers that are no GenerateCall's and may be too much for a client to take at once.
+  Registry<StallWatch>& answers() { return answers_; }
+  /// Waits until no text is left to be tokenized, but not beyond `until`.
+  void FinishTexts(Clock::time_point until) { pool_->WaitUntilIdle(until); }
 
  private:
+  void LogDenial(const Caller& caller, const absl::Status& status, const std::string& peer) const;
   void Watch();
   void ReloadKeys();
   void ReloadCertificate();
@@ -113,6 +121,8 @@ class Front {
   mutable std::atomic<int64_t> forbidden_{0};
   std::atomic<int64_t> refused_texts_{0};
   CallRegistry calls_;
+  Registry<StallWatch> answers_;
+  mutable LineLimit denials_;  // in the log
   std::atomic<uint64_t> next_id_{1};
   std::mutex watch_mutex_;
   std::condition_variable watch_wake_;

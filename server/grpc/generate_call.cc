@@ -74,7 +74,13 @@ void GenerateCall::OnUpdate(RequestUpdate update) {
   {
     std::lock_guard lock(mutex_);
     if (update.finish_reason.has_value() && --unfinished_ == 0) ended_ = true;
+    if (meter_ != nullptr) meter_->OnComputed(update);
     if (finished_ || port_ == nullptr) return;
+    const bool cut_off = update.finish_reason == FinishReason::kCancelled ||
+                         update.finish_reason == FinishReason::kError;
+    if (cut_off && end_.ok()) {
+      end_ = failure.ok() ? absl::CancelledError("the request was cancelled") : failure;
+    }
     if (meter_ != nullptr) meter_->OnUpdate(update);
     std::optional<RequestUpdate>& waiting = outputs_[static_cast<size_t>(update.index)];
     if (waiting.has_value()) {
@@ -138,20 +144,14 @@ void GenerateCall::Pump() {
     return;
   }
   std::vector<RequestUpdate> updates;
-  absl::Status status;
   for (size_t i = 0; i < outputs_.size(); ++i) {
-    if (!outputs_[i].has_value()) continue;
-    RequestUpdate& update = updates.emplace_back(Take(static_cast<int>(i)));
-    const bool cut_off = update.finish_reason == FinishReason::kCancelled ||
-                         update.finish_reason == FinishReason::kError;
-    if (cut_off) status = update.status;
-    if (cut_off && status.ok()) status = absl::CancelledError("the request was cancelled");
+    if (outputs_[i].has_value()) updates.push_back(Take(static_cast<int>(i)));
   }
   // A stream still gets what was made before the failure; a call that collects gets all or nothing.
   const bool send =
-      status.ok() || (streaming_ && !(updates[0].text.empty() && updates[0].tokens.empty()));
+      end_.ok() || (streaming_ && !(updates[0].text.empty() && updates[0].tokens.empty()));
   if (!send) updates.clear();
-  FinishLocked(std::move(updates), status, false);
+  FinishLocked(std::move(updates), end_, false);
 }
 
 void GenerateCall::FinishLocked(std::vector<RequestUpdate> updates, const absl::Status& status,
@@ -165,9 +165,8 @@ void GenerateCall::FinishLocked(std::vector<RequestUpdate> updates, const absl::
 }
 
 void GenerateCall::EndMeter(const absl::Status& status) {
-  if (meter_ == nullptr) return;
+  if (meter_ == nullptr || std::exchange(metered_, true)) return;
   meter_->OnEnd(status);
-  meter_.reset();
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -218,26 +217,6 @@ void GenerateCall::CancelInEngine() {
     handle = handle_;
   }
   engine->Cancel(handle);
-}
-
-void CallRegistry::Add(std::shared_ptr<GenerateCall> call) {
-  std::lock_guard lock(mutex_);
-  calls_.insert(std::move(call));
-}
-
-void CallRegistry::Remove(const std::shared_ptr<GenerateCall>& call) {
-  std::lock_guard lock(mutex_);
-  calls_.erase(call);
-}
-
-std::vector<std::shared_ptr<GenerateCall>> CallRegistry::Snapshot() const {
-  std::lock_guard lock(mutex_);
-  return {calls_.begin(), calls_.end()};
-}
-
-int64_t CallRegistry::size() const {
-  std::lock_guard lock(mutex_);
-  return static_cast<int64_t>(calls_.size());
 }
 
 }  // namespace quantd

@@ -20,12 +20,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
 #include "server/grpc/call_meter.h"
+#include "server/grpc/registry.h"
 
 namespace quantd {
 
@@ -91,29 +91,21 @@ class GenerateCall : public RequestSink, public std::enable_shared_from_this<Gen
   mutable std::mutex mutex_;
   Port* port_;                        // null after Detach
   std::unique_ptr<CallMeter> meter_;  // may be null
+  bool metered_ = false;              // its OnEnd was called
   bool writing_ = false;              // a write is in flight
   bool finished_ = false;             // Port::Finish was called
   bool ended_ = false;                // the engine has said its last
   // Of each output, the merged updates that were not written yet.
   std::vector<std::optional<RequestUpdate>> outputs_ = std::vector<std::optional<RequestUpdate>>(1);
   int32_t unfinished_ = 1;                     // outputs whose last update has not come
+  absl::Status end_;                           // why an output was cut off: the call's end
   int last_written_ = 0;                       // output
   Clock::time_point progress_ = Clock::now();  // when a write was last started or done
   Engine* engine_ = nullptr;                   // set with handle_
   RequestHandle handle_ = 0;
 };
 
-/// The calls that are not done, for the watchdog and for shutting down. Thread-safe.
-class CallRegistry {
- public:
-  void Add(std::shared_ptr<GenerateCall> call);
-  void Remove(const std::shared_ptr<GenerateCall>& call);
-  std::vector<std::shared_ptr<GenerateCall>> Snapshot() const;
-  int64_t size() const;
-
- private:
-  mutable std::mutex mutex_;
-  std::unordered_set<std::shared_ptr<GenerateCall>> calls_;
-};
+/// The calls that are not done.
+using CallRegistry = Registry<GenerateCall>;
 
 }  // namespace quantd

@@ -60,6 +60,12 @@ struct GrpcServer::Impl {
 
 namespace {
 
+void SayHealthy(grpc::Server& server, bool healthy) {
+  for (const char* name : {"", "quantd.v1.Inference", "inference.GRPCInferenceService"}) {
+    server.GetHealthCheckService()->SetServingStatus(name, healthy);
+  }
+}
+
 // Starts a server of `services` and sets `*address` to where it listens.
 absl::StatusOr<std::unique_ptr<grpc::Server>> StartOne(
     const ServerConfig& config, const char* key, const std::string& listen, bool reflection,
@@ -88,6 +94,10 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartOne(
   set(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port must fail, not share it
   set(GRPC_ARG_KEEPALIVE_TIME_MS, IntMilliseconds(config.timeouts.keepalive_seconds));
   set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  if (const double age = config.timeouts.max_connection_age_seconds; age > 0) {
+    // The grace, in which calls that run may end, is endless unless told otherwise.
+    set(GRPC_ARG_MAX_CONNECTION_AGE_MS, IntMilliseconds(age));
+  }
   set(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   set(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
       IntMilliseconds(config.timeouts.min_ping_interval_seconds));
@@ -97,6 +107,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartOne(
   if (server == nullptr || chosen == 0) {
     return Unavailable("{}: {} cannot be bound (in use, or not of this machine?)", key, listen);
   }
+  SayHealthy(*server, false);  // it begins as SERVING
   if (host.find(':') != std::string::npos) host = "[" + host + "]";
   *address = fmt::format("{}:{}", host, chosen);
   return server;
@@ -145,18 +156,17 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
                               {impl.admin_service.get(), impl.admin_kserve.get()}, credentials,
                               &self->admin_address_));
   }
-  self->SetHealthy(false);
   return self;
 }
 
 void GrpcServer::SetHealthy(bool healthy) {
   for (const auto* server : {&impl_->server, &impl_->admin}) {
-    if (*server == nullptr) continue;
-    grpc::HealthCheckServiceInterface* health = (*server)->GetHealthCheckService();
-    for (const char* name : {"", "quantd.v1.Inference", "inference.GRPCInferenceService"}) {
-      health->SetServingStatus(name, healthy);
-    }
+    if (*server != nullptr) SayHealthy(**server, healthy);
   }
+}
+
+void GrpcServer::FinishTexts(std::chrono::steady_clock::time_point until) {
+  impl_->front->FinishTexts(until);
 }
 
 int64_t GrpcServer::live_calls() const { return impl_->front->calls().size(); }

@@ -34,6 +34,8 @@ class GrpcServer {
   CallCounts counts() const;
   /// Ends all of them with `status`.
   void CancelAll(const absl::Status& status);
+  /// Waits until the texts that have come are tokenized, but not beyond `until`.
+  void FinishTexts(std::chrono::steady_clock::time_point until);
   /// Closes the ports at once, lets open calls finish for `grace`, cancels the rest and waits for
   /// them. From a thread of the application only.
   void Shutdown(std::chrono::milliseconds grace);

@@ -12,7 +12,8 @@ RequestMeter::RequestMeter(const ServerConfig& config, std::shared_ptr<KeyUse> k
     : log_(config.log.requests),
       log_prompts_(config.log.requests && config.log.prompts),
       key_(std::move(key)),
-      outputs_(prepared.request.sampling.n) {
+      outputs_(prepared.request.sampling.n),
+      charged_prompt_(static_cast<size_t>(outputs_)) {
   if (!log_) return;
   line_.id = prepared.request.id;
   line_.caller = prepared.request.tenant;
@@ -28,25 +29,26 @@ RequestMeter::RequestMeter(const ServerConfig& config, std::shared_ptr<KeyUse> k
 RequestMeter::~RequestMeter() { Release(); }
 
 void RequestMeter::Release() {
-  if (key_ != nullptr) std::exchange(key_, nullptr)->End(outputs_);
+  if (key_ != nullptr && !std::exchange(released_, true)) key_->End(outputs_);
 }
 
 void RequestMeter::OnSubmit(int64_t prompt_tokens) { line_.prompt_tokens = prompt_tokens; }
 
 void RequestMeter::OnUpdate(const RequestUpdate& update) {
-  const auto tokens = static_cast<int64_t>(update.tokens.size());
-  if (tokens > 0) {
-    const Clock::time_point now = Clock::now();
-    // A prompt has been computed, as far as it was not cached, when its first token is there.
-    const int64_t prompt =
-        first_token_.has_value() ? 0 : line_.prompt_tokens - update.usage.cached_tokens;
-    if (!first_token_.has_value()) first_token_ = now;
-    if (key_ != nullptr) key_->Charge(prompt + tokens, now);
-  }
-  line_.completion_tokens += tokens;
+  if (!update.tokens.empty() && !first_token_.has_value()) first_token_ = Clock::now();
+  line_.completion_tokens += static_cast<int64_t>(update.tokens.size());
   line_.cached_tokens = std::max<int64_t>(line_.cached_tokens, update.usage.cached_tokens);
   if (update.finish_reason.has_value()) line_.finish_reason = ToString(*update.finish_reason);
   if (log_prompts_) line_.output += update.text;
+}
+
+void RequestMeter::OnComputed(const RequestUpdate& update) {
+  if (key_ == nullptr) return;
+  int32_t& charged = charged_prompt_[static_cast<size_t>(update.index)];
+  const int32_t prompt = update.usage.computed_prompt_tokens -
+                         std::exchange(charged, update.usage.computed_prompt_tokens);
+  const int64_t tokens = prompt + static_cast<int64_t>(update.tokens.size());
+  if (tokens > 0) key_->Charge(tokens, Clock::now());
 }
 
 void RequestMeter::OnEnd(const absl::Status& status) {

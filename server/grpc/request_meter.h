@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "server/config.h"
 #include "server/grpc/call_meter.h"
@@ -22,6 +23,7 @@ class RequestMeter final : public CallMeter {
 
   void OnSubmit(int64_t prompt_tokens) override;
   void OnUpdate(const RequestUpdate& update) override;
+  void OnComputed(const RequestUpdate& update) override;
   void OnEnd(const absl::Status& status) override;
 
  private:
@@ -29,8 +31,10 @@ class RequestMeter final : public CallMeter {
 
   const bool log_;
   const bool log_prompts_;
-  std::shared_ptr<KeyUse> key_;
+  const std::shared_ptr<KeyUse> key_;
   const int32_t outputs_;
+  bool released_ = false;
+  std::vector<int32_t> charged_prompt_;  // tokens, of each output
   RequestLine line_;
   const Clock::time_point begun_ = Clock::now();
   std::optional<Clock::time_point> first_token_;

@@ -30,9 +30,7 @@ class InferenceService::GenerateReactor : public Base, public GenerateCall::Port
       : service_(service),
         context_(context),
         call_(std::make_shared<GenerateCall>(
-            this, streaming, service->front_.config().limits.stream_backlog_tokens)) {
-    service_->front_.calls().Add(call_);
-  }
+            this, streaming, service->front_.config().limits.stream_backlog_tokens)) {}
   const std::shared_ptr<GenerateCall>& call() const { return call_; }
   void Describe(std::string request_id, bool with_logprobs) {
     request_id_ = std::move(request_id);
@@ -99,10 +97,31 @@ class InferenceService::UnaryReactor : public GenerateReactor<grpc::ServerUnaryR
   grpc::ByteBuffer* response_;
 };
 
-// A unary call that a worker finishes.
+// A unary call that a worker answers. What its key has at once includes answers that were not
+// taken.
 class InferenceService::DeferredReactor : public grpc::ServerUnaryReactor {
  public:
-  void OnDone() override { delete this; }
+  DeferredReactor(Front& front, grpc::CallbackServerContext* context)
+      : front_(front), watch_(std::make_shared<StallWatch>(context)) {
+    front_.answers().Add(watch_);
+  }
+  /// `key` has begun the call; may be null.
+  void Begun(std::shared_ptr<KeyUse> key) { key_ = std::move(key); }
+  void Answer(const grpc::Status& status) {
+    watch_->Begin();
+    Finish(status);
+  }
+  void OnDone() override {
+    watch_->Detach();
+    front_.answers().Remove(watch_);
+    if (key_ != nullptr) key_->End(1);
+    delete this;
+  }
+
+ private:
+  Front& front_;
+  const std::shared_ptr<StallWatch> watch_;
+  std::shared_ptr<KeyUse> key_;
 };
 
 template <class Reactor>
@@ -127,6 +146,7 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
   if (request.id.empty()) request.id = front_.NextRequestId();
   request.deadline = front_.DeadlineOf(*context);
   reactor->Describe(request.id, request.sampling.logprobs >= 0);
+  front_.calls().Add(call);  // not before: from here on it can be ended by others
   front_.Start(call, *opened->model, std::move(opened->caller), *std::move(prepared));
 }
 
@@ -167,9 +187,17 @@ absl::StatusOr<v1::DetokenizeResponse> InferenceService::Answer(
   RETURN_IF_ERROR(CheckModelName(request.model(), facts));
   RETURN_IF_ERROR(CheckTokenIds(request.token_ids(), facts.vocab_size, "token_ids"));
   const bool skip_special = !request.has_skip_special_tokens() || request.skip_special_tokens();
+  std::string text = model->tokenizer->Decode(
+      {request.token_ids().data(), static_cast<size_t>(request.token_ids_size())}, skip_special);
+  // A few bytes of request can be the ids of very long tokens.
+  const auto most = static_cast<size_t>(front_.config().limits.max_message_bytes);
+  if (text.size() > most) {
+    return InvalidField("token_ids",
+                        "their text has {} bytes, allowed: {} (limits.max_message_bytes)",
+                        text.size(), most);
+  }
   v1::DetokenizeResponse out;
-  out.set_text(model->tokenizer->Decode(
-      {request.token_ids().data(), static_cast<size_t>(request.token_ids_size())}, skip_special));
+  out.set_text(std::move(text));
   return out;
 }
 
@@ -187,7 +215,7 @@ absl::StatusOr<v1::GetServerInfoResponse> InferenceService::Answer(
   v1::GetServerInfoResponse out;
   out.set_version(kVersion);
   out.set_uptime_seconds(front_.serving().uptime_seconds());
-  const Serving::State state = front_.serving().state();
+  const Serving::State state = front_.serving().announced();
   out.set_state(state == Serving::State::kLoading ? v1::SERVER_STATE_LOADING
                 : state == Serving::State::kReady ? v1::SERVER_STATE_READY
                                                   : v1::SERVER_STATE_DRAINING);
@@ -233,25 +261,24 @@ template <class Request>
 grpc::ServerUnaryReactor* InferenceService::ReplyOnWorker(grpc::CallbackServerContext* context,
                                                           const grpc::ByteBuffer* request,
                                                           grpc::ByteBuffer* response) {
-  auto* reactor = new DeferredReactor();
+  auto* reactor = new DeferredReactor(front_, context);
   const absl::StatusOr<Caller> caller = front_.Identify(*context, AccessOf<Request>, port_);
   if (!caller.ok()) {
-    reactor->Finish(ToGrpc(caller.status()));
+    reactor->Answer(ToGrpc(caller.status()));
     return reactor;
   }
   // It counts among what the key has at once; a text that is only tokenized costs no tokens.
-  const std::shared_ptr<KeyUse> key = caller->key;
-  absl::Status begun = key == nullptr ? absl::OkStatus() : key->Begin(1, Clock::now());
+  absl::Status begun =
+      caller->key == nullptr ? absl::OkStatus() : caller->key->Begin(1, Clock::now());
   if (begun.ok()) {
-    begun = front_.OnWorker(*caller, [this, reactor, context, bytes = *request, response, key] {
+    reactor->Begun(caller->key);
+    begun = front_.OnWorker(*caller, [this, reactor, context, bytes = *request, response] {
       const absl::Status status = context->IsCancelled() ? Cancelled("cancelled by the client")
                                                          : Reply<Request>(bytes, response);
-      if (key != nullptr) key->End(1);
-      reactor->Finish(ToGrpc(status));
+      reactor->Answer(ToGrpc(status));
     });
-    if (!begun.ok() && key != nullptr) key->End(1);
   }
-  if (!begun.ok()) reactor->Finish(front_.EndOf(context, begun, true));
+  if (!begun.ok()) reactor->Answer(front_.EndOf(context, begun, true));
   return reactor;
 }
 

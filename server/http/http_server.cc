@@ -177,7 +177,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
       response.set_content("ok\n", "text/plain");
     });
     server.Get("/readyz", [&serving](const httplib::Request&, httplib::Response& response) {
-      const Serving::State state = serving.state();
+      const Serving::State state = serving.announced();
       response.status = state == Serving::State::kReady ? 200 : 503;
       response.set_content(state == Serving::State::kReady     ? "ok\n"
                            : state == Serving::State::kLoading ? "loading\n"

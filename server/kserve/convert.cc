@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "server/grpc/error_details.h"
+#include "server/one_line.h"
 
 namespace quantd::kserve {
 namespace {

@@ -8,6 +8,7 @@
 #include "kernels/status.h"
 #include "server/grpc/messages.h"
 #include "server/kserve/convert.h"
+#include "server/one_line.h"
 
 namespace quantd::kserve {
 namespace {
@@ -74,7 +75,9 @@ InferStream::InferStream(Front& front, Port port, grpc::CallbackServerContext* c
       port_(port),
       context_(context),
       most_(static_cast<size_t>(front.config().limits.max_concurrent_streams)),
-      errors_end_call_(ErrorsEndCall(*context)) {
+      errors_end_call_(ErrorsEndCall(*context)),
+      watch_(std::make_shared<StallWatch>(context, 2)) {
+  front_.answers().Add(watch_);
   const absl::Status allowed = front_.Identify(*context, Access::kModel, port_).status();
   if (allowed.ok()) {
     StartRead(&read_);
@@ -199,6 +202,7 @@ void InferStream::Pump() {
   messages_.pop_front();
   writing_ = true;
   progress_ = Clock::now();
+  watch_->Begin();
   StartWrite(&current_.bytes);
 }
 
@@ -208,6 +212,7 @@ void InferStream::OnWriteDone(bool ok) {
     std::lock_guard lock(mutex_);
     writing_ = false;
     progress_ = Clock::now();
+    watch_->End();
     written = std::exchange(current_, Message());
     if (ok && written.then == Then::kOver) exchanges_.erase(written.exchange);
     if (!ok) FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
@@ -259,6 +264,8 @@ void InferStream::DropAll() {
 }
 
 void InferStream::OnDone() {
+  watch_->Detach();
+  front_.answers().Remove(watch_);
   DropAll();
   delete this;
 }

@@ -83,6 +83,8 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   std::deque<Message> messages_;
   Message current_;  // of the write in flight
   bool writing_ = false;
+  // Twice as patient as the calls', which say what is wrong: for refusals, which are no call's.
+  const std::shared_ptr<StallWatch> watch_;
   Clock::time_point progress_ = Clock::now();  // when a write was last started or done
   bool finished_ = false;                      // Finish was called
 };

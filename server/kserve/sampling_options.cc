@@ -276,6 +276,10 @@ absl::Status SamplingOptions::Translate(const absl::Status& status, const Origin
     return path;
   };
   absl::Status translated(status.code(), translate(Message(status)));
+  status.ForEachPayload(
+      [&](absl::string_view type, const absl::Cord& payload) {  // RetryAfter's too
+        translated.SetPayload(type, payload);
+      });
   if (const std::optional<std::string> field = FieldIn(status); field.has_value()) {
     return WithField(std::move(translated), translate(*field));
   }

@@ -10,6 +10,7 @@
 #include "server/grpc/messages.h"
 #include "server/kserve/convert.h"
 #include "server/kserve/infer_stream.h"
+#include "server/one_line.h"
 #include "server/version.h"
 
 namespace quantd::kserve {
@@ -22,9 +23,7 @@ class KserveService::InferReactor : public grpc::ServerUnaryReactor, public Gene
       : front_(front),
         context_(context),
         response_(response),
-        call_(std::make_shared<GenerateCall>(this, /*streaming=*/false, 0)) {
-    front_.calls().Add(call_);
-  }
+        call_(std::make_shared<GenerateCall>(this, /*streaming=*/false, 0)) {}
   const std::shared_ptr<GenerateCall>& call() const { return call_; }
   void Describe(InferResponses responses) { responses_ = std::move(responses); }
 
@@ -78,6 +77,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
   if (proto.id().empty()) prepared.request.id = front_.NextRequestId();
   prepared.request.deadline = front_.DeadlineOf(*context, request->timeout);
   reactor->Describe(InferResponses(proto.model_name(), proto.id(), *request));
+  front_.calls().Add(call);  // not before: from here on it can be ended by others
   front_.Start(call, *opened->model, std::move(opened->caller), std::move(prepared));
 }
 
@@ -113,7 +113,7 @@ absl::StatusOr<inference::ServerLiveResponse> KserveService::Answer(
 absl::StatusOr<inference::ServerReadyResponse> KserveService::Answer(
     const inference::ServerReadyRequest&) const {
   inference::ServerReadyResponse out;
-  out.set_ready(front_.Ready().ok());
+  out.set_ready(front_.serving().announced() == Serving::State::kReady);
   return out;
 }
 
@@ -131,7 +131,7 @@ absl::StatusOr<inference::ModelReadyResponse> KserveService::Answer(
   }
   RETURN_IF_ERROR(known);
   inference::ModelReadyResponse out;
-  out.set_ready(front_.Ready().ok());
+  out.set_ready(front_.serving().announced() == Serving::State::kReady);
   return out;
 }
 
@@ -181,19 +181,19 @@ absl::StatusOr<inference::RepositoryIndexResponse> KserveService::Answer(
                     Quoted(request.repository_name()));
   }
   inference::RepositoryIndexResponse out;
-  const absl::Status ready = front_.Ready().status();
-  if (request.ready() && !ready.ok()) return out;
+  const Serving::State state = front_.serving().announced();
+  if (request.ready() && state != Serving::State::kReady) return out;
   const std::string& served = front_.config().served_model_name;
   for (const std::string& name : {served, UnaryName(served)}) {
     auto* model = out.add_models();
     model->set_name(name);
     model->set_version(kModelVersion);
-    switch (front_.serving().state()) {
+    switch (state) {
       case Serving::State::kLoading: model->set_state("LOADING"); break;
       case Serving::State::kReady: model->set_state("READY"); break;
       case Serving::State::kDraining: model->set_state("UNAVAILABLE"); break;
     }
-    model->set_reason(Message(ready));
+    model->set_reason(Message(front_.Ready().status()));
   }
   return out;
 }

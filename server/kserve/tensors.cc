@@ -8,6 +8,7 @@
 
 #include "engine/text/utf8.h"
 #include "server/grpc/error_details.h"
+#include "server/one_line.h"
 
 namespace quantd::kserve {
 namespace {
@@ -15,7 +16,6 @@ namespace {
 using Request = inference::ModelInferRequest;
 using Parameters = google::protobuf::Map<std::string, inference::InferParameter>;
 
-constexpr size_t kQuotedBytes = 64;
 constexpr size_t kLengthBytes = 4;  // before each element of BYTES
 
 // The union of what Triton's vLLM backend and TensorRT-LLM's ensemble take, as far as it has a
@@ -283,13 +283,6 @@ std::string EncodeBytes(std::string_view element) {
   std::string bytes(kLengthBytes, '\0');
   std::memcpy(bytes.data(), &length, kLengthBytes);
   return bytes.append(element);
-}
-
-std::string Quoted(const std::string& text) {
-  if (text.size() <= kQuotedBytes) return fmt::format("\"{}\"", text);
-  // Whole characters: the message is a string of the protocol.
-  const size_t end = ValidUtf8Prefix(std::string_view(text).substr(0, kQuotedBytes));
-  return fmt::format("\"{}...\"", text.substr(0, end));
 }
 
 }  // namespace quantd::kserve

@@ -71,7 +71,4 @@ std::string EncodeNumber(T value) {
   return bytes;
 }
 
-/// A name in an error: what a client sent, in quotes, at most some 64 bytes of it.
-std::string Quoted(const std::string& text);
-
 }  // namespace quantd::kserve

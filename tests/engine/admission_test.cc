@@ -281,6 +281,31 @@ TEST(Admission, SaysWhenHalfOfAFullQueueWillBeGone) {
   EXPECT_FALSE(RetryAfter(absl::OkStatus()).has_value());
 }
 
+TEST(Admission, AForgottenTenantIsChargedByItsWeightAllTheSame) {
+  Admission admission(AdmissionOptions{});
+  const Admission::Place heavy = admission.Enter(From("heavy", 10, 10), 0);
+  admission.Leave(heavy, true);
+  for (int i = 0; i < 3; ++i) admission.Leave(admission.Enter(From("other", 100), 0), true);
+  admission.Note(heavy, {.computed_prompt_tokens = 9, .completion_tokens = 1001});
+  const double others = admission.Enter(From("third", 1), 0).tag;
+  EXPECT_EQ(admission.Enter(From("heavy", 10, 10), 0).tag, others + 1000 / 10);
+}
+
+TEST(Admission, OutputsThatComputeThePromptThemselvesCountItEach) {
+  AdmissionOptions options;
+  options.max_queued_tokens = 100;
+  Admission admission(options);
+  Admission::Newcomer newcomer = From("", 21);
+  newcomer.outputs = 4;
+  newcomer.shares_prompt = false;
+  ASSERT_TRUE(admission.Check(newcomer, {}).ok());
+  for (int i = 0; i < 4; ++i) admission.Enter(newcomer, i);
+  EXPECT_EQ(admission.waiting_tokens(), 80);
+  EXPECT_FALSE(admission.Check(newcomer, {}).ok());
+  newcomer.shares_prompt = true;
+  EXPECT_TRUE(admission.Check(newcomer, {}).ok());
+}
+
 TEST(Admission, ForgetsTenantsThatAreDone) {
   Admission admission({});
   for (int i = 0; i < 100; ++i) {

@@ -360,8 +360,8 @@ TEST_P(EngineLifecycle, DrainWaitsThenCancels) {
   ASSERT_TRUE(engine->Submit(GreedyRequest({3, 4}, 5), waiting).ok());
   EXPECT_EQ(engine->Drain(milliseconds(40)), 2);
   EXPECT_EQ(quick->Wait().finish_reason, FinishReason::kLength);
-  EXPECT_EQ(endless->Wait().status.code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(waiting->Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(endless->Wait().status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(waiting->Wait().status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(Generate(*engine, GreedyRequest({1}, 1)).status().code(),
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(engine->Drain(std::chrono::hours(1000000)), 0) << "nothing is left";
@@ -397,6 +397,7 @@ TEST_P(EngineLifecycle, ADeadDeviceFailsEverybodyAndRefusesTheRest) {
   EXPECT_EQ(running->Wait().finish_reason, FinishReason::kError);
   EXPECT_EQ(running->Wait().status.code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(Message(running->Wait().status).find("bus error"), std::string::npos);
+  EXPECT_EQ(Message(engine->Health()), "bus error");
   if (second.ok()) {
     EXPECT_EQ(waiting->Wait().status.code(), absl::StatusCode::kUnavailable);
   }

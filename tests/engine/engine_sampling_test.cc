@@ -115,6 +115,7 @@ TEST_P(EngineSampling, NOutputsHaveTheirOwnNumbersAndShareThePrompt) {
     EXPECT_EQ(output.finish_reason, FinishReason::kLength);
     EXPECT_EQ(output.usage.completion_tokens, 12);
     EXPECT_EQ(output.usage.cached_tokens, i == 0 ? 0 : 20) << "5 blocks of 4 tokens";
+    EXPECT_EQ(output.usage.computed_prompt_tokens, i == 0 ? 23 : 3);
     for (uint32_t j = 0; j < i; ++j) EXPECT_NE(output.token_ids(), (*outputs)[j].token_ids());
   }
   ExpectNothingLeaked(*engine);
@@ -130,6 +131,7 @@ TEST_P(EngineSampling, GreedyOutputsAreEqual) {
   for (const GenerateResult& output : *outputs) {
     EXPECT_EQ(output.token_ids(), ReferenceTokens(request));
     EXPECT_EQ(output.usage.cached_tokens, 0);
+    EXPECT_EQ(output.usage.computed_prompt_tokens, 3);
   }
 }
 

@@ -46,6 +46,7 @@ TEST(ValidateSampling, RefusesByNameAndValue) {
        "stop_token_ids[1] is 100, allowed: 0 to 99"},
       {[](auto* p) { p->stop_token_ids = {-1}; }, "stop_token_ids[0] is -1"},
       {[](auto* p) { p->stop_token_ids.assign(100, 1); }, "stop_token_ids has 100 ids"},
+      {[](auto* p) { p->stop_token_ids.assign(1025, 1); }, "stop_token_ids has 1025 ids"},
       {[](auto* p) { p->logprobs = -2; }, "logprobs is -2"},
       {[](auto* p) { p->logprobs = 21; }, "logprobs is 21"},
       {[](auto* p) { p->repetition_penalty = 0.0f; }, "repetition_penalty is 0"},

@@ -123,6 +123,7 @@ bool FakeEngine::StepOne(Live& live) {
   RequestUpdate update;
   update.usage.prompt_tokens = static_cast<int32_t>(live.request.prompt_ids.size());
   update.usage.completion_tokens = live.made;
+  update.usage.computed_prompt_tokens = update.usage.prompt_tokens;
   if (live.cancelled || (live.request.deadline && *live.request.deadline <= Clock::now())) {
     update.finish_reason = FinishReason::kCancelled;
     update.status =

@@ -58,6 +58,7 @@ class FakeEngine : public Engine {
   void Cancel(RequestHandle handle) override;
   int64_t Drain(std::chrono::milliseconds timeout) override;
   EngineStats Stats() const override;
+  absl::Status Health() const override { return absl::OkStatus(); }
   const DecoderSpec& spec() const override { return spec_; }
   const QuantizationReport& report() const override { return report_; }
   const GenerationDefaults& defaults() const override { return defaults_; }

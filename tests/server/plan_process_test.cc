@@ -120,6 +120,34 @@ TEST(PlanServed, AutoIsResolvedAndItsReasonsAreLogged) {
   EXPECT_EQ(ModelInfo(guarded.client()).quantization().profile(), "int8");
 }
 
+TEST(PlanServed, ByThePlansArgumentsItIsWhatWasPlanned) {
+  for (const char* concurrency : {"3", "20"}) {
+    const Finished run = RunQuantd({"plan", DemoModel(), "--json", "--memory", "40MB", "--backend",
+                                    "cpu", "--context", "100", "--concurrency", concurrency});
+    ASSERT_EQ(run.code, 0) << run.err;
+    const json plan = json::parse(run.out);
+    std::vector<std::string> overrides;
+    const json& arguments = plan["serve_arguments"];
+    ASSERT_EQ(arguments[0], "--model");
+    ASSERT_EQ(arguments[2], "--profile");
+    overrides.push_back("profile=" + arguments[3].get<std::string>());
+    for (size_t i = 4; i < arguments.size(); i += 2) {
+      ASSERT_EQ(arguments[i], "--set");
+      overrides.push_back(arguments[i + 1]);
+    }
+    Guarded guarded(overrides);
+    ASSERT_TRUE(guarded.ready()) << guarded.server().process().err();
+    const auto info = ModelInfo(guarded.client());
+    EXPECT_EQ(info.context_length(), 100);
+    for (const json& p : plan["profiles"]) {
+      if (p["name"] != plan["recommended"]) continue;
+      int64_t planned = 0;
+      for (const v1::MemoryUse& use : info.memory()) planned += use.planned_bytes();
+      EXPECT_EQ(planned, p["bytes"]["total"]);
+    }
+  }
+}
+
 TEST(PlanServed, WhatIsTakenIsWhatWasPlanned) {
   Guarded guarded({"scheduler.max_num_seqs=4", "scheduler.max_num_batched_tokens=64"});
   ASSERT_TRUE(guarded.ready());

@@ -63,6 +63,9 @@ TEST(RequestLog, WhatAClientWroteIsNoOtherLine) {
   line.id = std::string(2 << 20, 'a');
   EXPECT_LT(ToText(line).size(), 600u);
   EXPECT_LT(ToJsonMembers(line).size(), 800u);
+  line.error = std::string(4 << 20, '\1');
+  EXPECT_LT(ToText(line).size(), 40000u);
+  EXPECT_LT(ToJsonMembers(line).size(), 40000u);
   const absl::Status invalid = absl::InvalidArgumentError("stop[0]: \"secret\" is too long");
   EXPECT_EQ(ErrorForLog(invalid, false), "stop[0]");
   EXPECT_EQ(ErrorForLog(invalid, true), "stop[0]: \"secret\" is too long");

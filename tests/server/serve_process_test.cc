@@ -6,11 +6,13 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <thread>
 
 #include "engine/request.h"
 #include "google/rpc/error_details.pb.h"
+#include "tests/engine/models/tiny_model.h"
 #include "tests/server/guarded_server.h"
 #include "tests/server/http_get.h"
 
@@ -413,7 +415,35 @@ TEST(ServeProcess, DrainTimeoutCancelsWhatIsLeft) {
   EXPECT_EQ(server.process().Wait(), 0);
   load.Join();
   EXPECT_LT(load.complete, 20);
+  EXPECT_EQ(load.complete + load.unavailable, 20) << "another server may be asked";
   EXPECT_EQ(server.process().err().find("drained: 0 requests"), std::string::npos)
+      << server.process().err();
+}
+
+TEST(ServeProcess, AFailedDeviceEndsTheProcessWhenEveryRequestKnows) {
+#ifndef QUANTD_HAS_CUDA_EMULATION
+  GTEST_SKIP() << "the emulated device is not built in";
+#endif
+  testing_support::TempDir dir;
+  const auto model = dir.path() / "model", failure = dir.path() / "failure";
+  std::filesystem::create_directory(model);
+  testing_support::TinyModelOptions shape;
+  shape.vocab_size = 4096;  // of the demo model's tokenizer
+  testing_support::WriteTinyModel(model, shape);
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) {
+    std::filesystem::copy_file(std::filesystem::path(test::DemoModel()) / file, model / file);
+  }
+  setenv("QUANTD_EMULATION_FAILURE", failure.c_str(), 1);
+  ServerProcess server({"model=" + model.string(), "backend=cuda-emulated"});
+  unsetenv("QUANTD_EMULATION_FAILURE");
+  ASSERT_TRUE(server.ready()) << server.process().err();
+  Load load(server.grpc(), 3, 60);
+  ASSERT_TRUE(Eventually([&] { return load.started == 3; }));
+  testing_support::WriteFile(failure, "");
+  load.Join();
+  EXPECT_EQ(load.unavailable, 3);
+  EXPECT_EQ(server.process().Wait(), 1);
+  EXPECT_TRUE(server.process().WaitFor("the device failed: a failure was ordered"))
       << server.process().err();
 }
 

@@ -45,6 +45,16 @@ TEST_F(WorkerPoolTest, IsFullWhenAllPlacesAreTaken) {
   EXPECT_EQ(RunAll(), 3);
 }
 
+TEST_F(WorkerPoolTest, WaitsUntilEverythingHasRunButNotForEver) {
+  using std::chrono::steady_clock;
+  Start(3);
+  EXPECT_EQ(Submit(""), Answer::kQueued);
+  pool_->WaitUntilIdle(steady_clock::now() + std::chrono::milliseconds(10));
+  go_.set_value();
+  pool_->WaitUntilIdle(steady_clock::now() + std::chrono::hours(1));
+  EXPECT_EQ(ran_, 1);
+}
+
 TEST_F(WorkerPoolTest, AnOwnerMayHaveAsManyAsAreLeftForOthers) {
   Start(8);
   for (int i = 0; i < 4; ++i) EXPECT_EQ(Submit("a"), Answer::kQueued) << i;

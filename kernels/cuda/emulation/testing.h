@@ -16,7 +16,8 @@ void SetMultiprocessors(int count);
 void SetSharedMemory(size_t bytes);
 
 /// The device fails: nothing submitted runs any more, and FirstError, Synchronize and Wait say
-/// UNAVAILABLE with `message`.
+/// UNAVAILABLE with `message`. From outside of the process: when the file exists that
+/// QUANTD_EMULATION_FAILURE names, the next launch does it.
 void InjectDeviceFailure(const std::string& message);
 /// Forgets failures, which a real device never does.
 void ClearDeviceFailures();

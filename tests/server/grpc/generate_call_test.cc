@@ -256,5 +256,20 @@ TEST(GenerateCall, OneFailedOutputFailsTheCall) {
   }
 }
 
+TEST(GenerateCall, AnOutputThatIsCutOffLastEndsTheCallBehindWhatStillWaits) {
+  SilentEngine engine;
+  RecordingPort port;
+  const auto call = CallFor(port, true, 2, engine);
+  call->OnUpdate(Of(1, "b"));  // is being written
+  call->OnUpdate(Of(1, "c", FinishReason::kLength));
+  RequestUpdate late = Of(0, "", FinishReason::kCancelled);
+  late.status = DeadlineExceeded("too late");
+  call->OnUpdate(std::move(late));
+  while (port.finishes == 0) call->OnWriteDone(true);
+  EXPECT_EQ(port.status.code(), absl::StatusCode::kDeadlineExceeded);
+  ASSERT_TRUE(port.last.has_value());
+  EXPECT_EQ(port.last->text, "c");
+}
+
 }  // namespace
 }  // namespace quantd

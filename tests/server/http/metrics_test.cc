@@ -137,6 +137,8 @@ TEST(HttpServer, ProbesFollowTheServersState) {
   ServedModel model;
   serving.SetReady(&model);
   EXPECT_EQ(test::HttpGet(address, "/readyz").status, 200);
+  serving.AnnounceEnd();
+  EXPECT_EQ(test::HttpGet(address, "/readyz").body, "draining\n");
   serving.SetDraining();
   EXPECT_EQ(test::HttpGet(address, "/readyz").status, 503);
   EXPECT_EQ(test::HttpGet(address, "/livez").status, 200);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 
+#include "engine/admission.h"
 #include "server/grpc/error_details.h"
 #include "tests/server/kserve/infer_request.h"
 
@@ -297,6 +298,8 @@ TEST(KserveConvert, LaterErrorsAreInTheNamesOfTheRequest) {
   EXPECT_EQ(FieldIn(length), "parameters.max_tokens");
   EXPECT_EQ(FieldIn(translate("the prompt", "prompt")), "text_input");
   EXPECT_TRUE(SamplingOptions::Translate(absl::OkStatus(), origins).ok());
+  const absl::Status later = WithRetryAfter(absl::ResourceExhaustedError("full"), 30);
+  EXPECT_EQ(RetryAfter(SamplingOptions::Translate(later, origins)), 30);
 }
 
 TEST(KserveConvert, OutputsAreThoseAskedFor) {

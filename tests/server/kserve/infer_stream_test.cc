@@ -371,6 +371,20 @@ TEST_F(InferStreamTest, AClientThatReadsNoRefusalIsNotReadOn) {
   ExpectHealthy();
 }
 
+TEST_F(InferStreamTest, AClientThatReadsNoRefusalIsGivenUp) {
+  Start({"timeouts.stall_seconds=0.2"});
+  const auto stream = Open(false, SmallChannel());
+  const ModelInferRequest bad = StreamRequest("gpt", std::string(250, 'i'), 1);
+  int written = 0;
+  while (written < 20000 && stream->call->Write(bad)) ++written;  // until the server ends it
+  EXPECT_LT(written, 20000);
+  inference::ModelStreamInferResponse refusal;
+  while (stream->call->Read(&refusal)) {
+  }
+  EXPECT_EQ(stream->call->Finish().error_code(), StatusCode::CANCELLED);
+  ExpectHealthy();
+}
+
 TEST_F(InferStreamTest, BytesThatAreNoRequestEndTheCall) {
   Start();
   for (const std::string& bytes : {std::string("\x0a\x20m"), std::string("\x1a\x02\xff\xfe")}) {

@@ -148,6 +148,8 @@ TEST_F(KserveServiceTest, ReadinessFollowsTheServer) {
   serving_.SetReady(&model_);
   expect(true, true);
   EXPECT_EQ(state(), "READY");
+  serving_.AnnounceEnd();
+  expect(true, false);
   serving_.SetDraining();
   expect(true, false);
   EXPECT_EQ(state(), "UNAVAILABLE");

@@ -190,6 +190,25 @@ TEST_F(AccessTest, AKeyBeyondItsQuotaIsToldWhenToTryAgain) {
   EXPECT_EQ(server_->counts().by_key[1].refused, 1);
 }
 
+TEST_F(AccessTest, APromptThatWasComputedIsPaidForWhoeverHungUp) {
+  const NewApiKey a = *MakeApiKey("a");
+  Keys({{a, ""}});
+  Start({"security.api_keys=" + keys_file_});
+  engine_.Hold(true);
+  grpc::ClientContext context;
+  Present(context, a.key);
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  v1::GenerateRequest request;
+  request.set_text("hello");
+  v1::GenerateResponse response;
+  EXPECT_EQ(v1::Inference::NewStub(Channel(server_->address()))
+                ->Generate(&context, request, &response)
+                .error_code(),
+            StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(Eventually([&] { return server_->counts().by_key[0].tokens == 5; }));
+  engine_.Hold(false);
+}
+
 TEST_F(AccessTest, MoreOutputsThanAKeyMayHaveAreInvalid) {
   const NewApiKey a = *MakeApiKey("a");
   Keys({{a, "    max_concurrent_requests: 2\n"}});
