@@ -23,7 +23,7 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from quantd_server import Server  # noqa: E402
+from quantd_server import Server, new_key  # noqa: E402
 
 MODEL = "demo"
 PROXY_PORT = 18412
@@ -267,12 +267,12 @@ def perf_analyzer(tools, address, title, model, data, *flags):
         print("   ", line, "|", responses[i] if i < len(responses) else "")
 
 
-def genai_perf(tools, address, backend):
+def genai_perf(tools, address, backend, key=""):
     artifacts = tools / f"artifacts-{backend}"
     shutil.rmtree(artifacts, ignore_errors=True)
     command = [ROOT / "deploy/loadtest/genai_perf.sh", address, MODEL, ROOT / "demo/model", 2, 20, ISL, OSL]
     settings = dict(environment(tools), GENAI_PERF_TOOLS=str(tools.resolve()), GENAI_PERF_BACKEND=backend,
-                    GENAI_PERF_ARTIFACTS=str(artifacts.resolve()))
+                    GENAI_PERF_ARTIFACTS=str(artifacts.resolve()), QUANTD_API_KEY=key)
     done = subprocess.run([str(c) for c in command], env=settings, capture_output=True, text=True, timeout=400)
     reports = [*artifacts.rglob("*_genai_perf.json")]
     assert done.returncode == 0 and reports, f"genai-perf {backend}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -314,6 +314,10 @@ def main():
         for backend in ("vllm", "tensorrtllm"):
             with recorder(args.tools, args.record, f"genai_perf_{backend}", server.address) as address:
                 genai_perf(args.tools, address, backend)
+    key = new_key(args.quantd.resolve(), "load", args.tools, "    admin: true\n")
+    keys = f"security.api_keys={args.tools.resolve()}/keys.yaml"
+    with Server(args.quantd.resolve(), [f"served_model_name={MODEL}", keys], threads=0) as server:
+        genai_perf(args.tools, server.address, "vllm", key)
     print("Triton's clients: all as expected")
 
 

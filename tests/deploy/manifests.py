@@ -36,27 +36,45 @@ def kustomize(folder):
     return list(yaml.safe_load_all(result.stdout))
 
 
-def with_components(*names):
-    (ROOT / "build").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:  # kustomize takes relative paths only
-        pathlib.Path(folder, "kustomization.yaml").write_text(yaml.safe_dump({
-            "resources": ["../../deploy/kubernetes/overlays/cpu"],
-            "components": [f"../../deploy/kubernetes/components/{name}" for name in names]}))
-        return kustomize(folder)
+def with_components(overlay, *names):
+    """What docs/deploy.md tells to do: a copy of an overlay, with lines under `components:`."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "deploy", f"{folder}/deploy", ignore=shutil.ignore_patterns("mine"))
+        mine = pathlib.Path(folder, "deploy/kubernetes/overlays/mine")
+        shutil.copytree(KUBERNETES / "overlays" / overlay, mine)
+        own = yaml.safe_load((mine / "kustomization.yaml").read_text())
+        own["components"] = own.get("components", []) + [f"../../components/{name}" for name in names]
+        (mine / "kustomization.yaml").write_text(yaml.safe_dump(own))
+        return kustomize(mine)
 
 
 def variants():
-    """name -> resources: every overlay, and every component on the cpu overlay."""
+    """name -> resources: every overlay, and every component on a copy of those that are by themselves."""
     found = {f"overlays/{path.name}": kustomize(path) for path in sorted((KUBERNETES / "overlays").iterdir())}
-    found |= {f"components/{path.name}": with_components(path.name) for path in sorted((KUBERNETES / "components").iterdir())}
+    for path in sorted((KUBERNETES / "components").iterdir()):
+        found |= {f"components/{path.name} on {overlay}": with_components(overlay, path.name) for overlay in ("cpu", "cuda")}
     return found
+
+
+def check_arguments(rendered):
+    """Whatever a component adds is there on every overlay, and what the overlay itself says, too."""
+    def arguments(name):
+        return set(next(r for r in rendered[name] if r["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"])
+    added = {"api-keys": {"--set=security.api_keys=/keys/keys.yaml"}, "inference-pool": {"--set=metrics.vllm_aliases=true"},
+             "mtls": {f"--set=tls.{key}=/tls/{file}" for key, file in
+                      (("certificate", "tls.crt"), ("key", "tls.key"), ("client_ca", "ca.crt"))}}
+    for component in (path.name for path in (KUBERNETES / "components").iterdir()):
+        for overlay in ("cpu", "cuda"):
+            wanted = arguments(f"overlays/{overlay}") | added.get(component, set())
+            if (found := arguments(f"components/{component} on {overlay}")) != wanted:
+                yield f"components/{component} on {overlay}: arguments {sorted(found ^ wanted)}"
 
 
 def check_refusals():
     """Components that exclude each other are no variant, in whichever order they are named."""
     for names in (("mtls", "inference-pool"), ("inference-pool", "mtls")):
         try:
-            with_components(*names)
+            with_components("cpu", *names)
         except AssertionError as refused:
             assert "test failed" in str(refused), refused
         else:
@@ -78,9 +96,9 @@ def check_documented_overlay(rendered):
     if list(yaml.safe_load_all(result.stdout)) != rendered["overlays/cpu"]:
         yield f"docs/deploy.md: {commands}: {result.stderr or 'not the cpu overlay'}"
     namespace = documented("kubectl create namespace ").split()[-1]
-    if documented("kubectl -n ") != f"kubectl -n {namespace} apply -k {commands[1].split()[-1]}":
+    if documented("kubectl -n llm apply -k ") != f"kubectl -n {namespace} apply -k {commands[1].split()[-1]}":
         yield "docs/deploy.md applies something else than it renders, or elsewhere"
-    if f'namespace="{namespace}"' not in str(rendered["components/autoscale-keda"]):
+    if f'namespace="{namespace}"' not in str(rendered["components/autoscale-keda on cpu"]):
         yield "ScaledObject counts in other namespaces than docs/deploy.md's"
 
 
@@ -144,6 +162,15 @@ def check_times(pod, effective):
         yield f"terminationGracePeriodSeconds {pod['terminationGracePeriodSeconds']} < {needed}"
     if not 0 < longest <= drain:
         yield f"a generation may take {longest} s, the drain {drain} s"
+
+
+def check_runtime(effective):
+    """The ServingRuntime cannot say its grace period; docs/deploy.md and a comment tell the InferenceService's."""
+    needed = sum(float(effective[f"timeouts.{name}_seconds"]) for name in ("pre_drain", "drain")) + SLACK
+    for path in (ROOT / "docs/deploy.md", KUBERNETES / "kserve/servingruntime.yaml"):
+        told = int(re.search(r"terminationGracePeriodSeconds: (\d+)", path.read_text()).group(1))
+        if told < needed:
+            yield f"{path.name}: terminationGracePeriodSeconds {told} < {needed}"
 
 
 def check_together(resources, known):
@@ -235,6 +262,12 @@ def check_compose(known):
         yield "compose: ports are not the image's"
     if int(quantd["stop_grace_period"].rstrip("s")) < config["timeouts.drain_seconds"] + SLACK:
         yield "compose: stop_grace_period is shorter than the drain"
+    documented_stop = int(re.search(r"--stop-timeout (\d+)", (ROOT / "docs/deploy.md").read_text()).group(1))
+    if documented_stop < config["timeouts.drain_seconds"] + SLACK:
+        yield "docs/deploy.md: --stop-timeout is shorter than the drain"
+    cuda = yaml.safe_load((folder / "compose.cuda.yaml").read_text())["services"]["quantd"]
+    if cuda["image"] not in known["images"] or not cuda["image"].endswith("-" + cuda["build"]["target"]):
+        yield f"compose.cuda.yaml: image {cuda['image']}"
     target = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yaml").read_text())["scrape_configs"][0]
     if target["static_configs"][0]["targets"] != [f"quantd:{known['ports'][1]}"]:
         yield "prometheus.yaml reads another port"
@@ -348,13 +381,15 @@ def main():
     args = parser.parse_args()
     known, rendered = facts(), variants()
     crds = yaml.safe_load((ROOT / "tests/deploy/crds.yaml").read_text())
-    faults = [f"deploy: {fault}" for fault in (*check_compose(known), *check_refusals(), *check_documented_overlay(rendered))]
+    faults = [f"deploy: {fault}" for fault in (*check_compose(known), *check_refusals(), *check_arguments(rendered),
+                                              *check_documented_overlay(rendered))]
     runtime, pod = runtime_pod()
     for resource in [runtime, pod, *(r for resources in rendered.values() for r in resources)]:
         check_schema(resource, crds)
     for name, resources in rendered.items():
         faults += [f"{name}: {fault}" for fault in check_together(resources, known)]
     container = runtime["spec"]["containers"][0]
+    faults += check_runtime(settings(container, ""))
     faults += [f"ServingRuntime: no key {key}" for key in settings(container, "").keys() - known["keys"]]
     if container["image"] not in known["images"] or container["ports"][0]["containerPort"] != known["ports"][0]:
         faults.append("ServingRuntime: another image or port")

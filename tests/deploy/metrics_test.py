@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from quantd_server import Server, new_key, self_signed  # noqa: E402
 
 DEPLOY = ROOT / "deploy"
-# Labels Prometheus itself gives a series (namespace: on Kubernetes).
-OF_TARGETS = {"instance", "job", "namespace"}
+# Labels Prometheus itself gives a series (namespace and pod: on Kubernetes).
+OF_TARGETS = {"instance", "job", "namespace", "pod"}
 # promtool's advice not taken: a name of vLLM's, and a ratio that everybody quotes in bits.
 NAMES_KEPT = {'quantd_iteration_tokens_total non-counter metrics should not have "_total" suffix',
               'quantd_bits_per_weight use base unit "bytes" instead of "bits"'}
@@ -123,7 +123,7 @@ def check_documents(quantd, series, server, key):
 
 
 def selftest(series):
-    for wrong in ('sum(quantd_no_such_metric)', 'quantd_num_requests_running{pod="a"}', 'sum by (colour) (quantd_steps_total)',
+    for wrong in ('sum(quantd_no_such_metric)', 'quantd_num_requests_running{shade="a"}', 'sum by (colour) (quantd_steps_total)',
                   'quantd_request_success_total{finished_reason="tired"}', 'label_values(quantd_steps_total, colour)'):
         assert faults_of(wrong, series), f"not caught: {wrong}"
     assert not faults_of('sum by (instance, le) (rate(quantd_e2e_request_latency_seconds_bucket{job="q"}[5m]))', series)
