@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 set -- "${arguments[@]}"
-[ -z "${QUANTD_API_KEY:-}" ] || more+=(-H "authorization: Bearer $QUANTD_API_KEY")
+[ -z "${QUANTD_API_KEY:-}" ] || more+=(-H "authorization:Bearer $QUANTD_API_KEY")  # without a space, which would be sent
 [ ${#more[@]} -eq 0 ] || more=(-- "${more[@]}")
 [ $# -ge 3 ] || { sed -n '2,/^set/p' "$0" | sed 's/^# \{0,1\}//; /^set/d'; exit 2; }
 target=$1 model=$2 tokenizer=$3 concurrency=${4:-4} requests=${5:-100} input=${6:-128} output=${7:-64}

@@ -133,6 +133,7 @@ absl::StatusOr<Caller> Front::Identify(const grpc::CallbackServerContext& contex
     constexpr std::string_view kBearer = "bearer ";  // in any case (RFC 7235)
     std::string_view presented;
     if (header != metadata.end()) presented = {header->second.data(), header->second.size()};
+    while (presented.starts_with(' ')) presented.remove_prefix(1);  // of "NAME: VALUE", cut at ':'
     if (presented.size() < kBearer.size() ||
         strncasecmp(presented.data(), kBearer.data(), kBearer.size()) != 0) {
       return deny(unauthenticated_,

@@ -251,7 +251,7 @@ TEST_F(AccessTest, TheSchemeIsTakenInAnyCase) {
         ->Tokenize(&context, request, &response)
         .error_code();
   };
-  for (const char* scheme : {"Bearer ", "bearer ", "BEARER ", "bEaReR   "}) {
+  for (const char* scheme : {"Bearer ", "bearer ", "BEARER ", "bEaReR   ", " Bearer "}) {
     EXPECT_EQ(tokenize(scheme + a.key), StatusCode::OK) << scheme;
   }
   for (const char* scheme : {"", "Bearer", "Basic ", "Bearer x "}) {
