@@ -14,7 +14,7 @@ namespace quantd {
 struct RequestLine {
   std::string id;      // the caller's name for it, or the server's
   std::string caller;  // of the API key
-  std::string peer;    // gRPC's address of it, "ipv4:10.0.0.7:40112"; of a call that may not come in
+  std::string peer;  // gRPC's address of it, "ipv4:10.0.0.7:40112"; of a call that may not come in
   std::string status;  // gRPC's name: "OK", "CANCELLED"
   std::string error;   // the status's message
   std::string finish_reason;
