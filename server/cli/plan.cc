@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/plan/bytes_text.h"
 #include "engine/plan/measured_quality.h"
 #include "engine/plan/model_plan.h"

@@ -11,6 +11,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "server/grpc/error_details.h"
+#include "server/one_line.h"
 
 namespace quantd::kserve {
 namespace {
