@@ -49,9 +49,9 @@ LogitControl::LogitControl(const SamplingParams& sampling, std::span<const int32
   // Something has to be drawn: where bad words would leave nothing of few allowed tokens, they
   // yield.
   const auto ban = [&allowed](std::vector<int32_t> ids, std::vector<int32_t> otherwise) {
-    if (NumLeft(allowed, ids) == 0) ids = std::move(otherwise);
-    const size_t left = NumLeft(allowed, ids);
-    return Banned{std::move(ids), left};
+    if (const size_t left = NumLeft(allowed, ids); left > 0) return Banned{std::move(ids), left};
+    const size_t left = NumLeft(allowed, otherwise);
+    return Banned{std::move(otherwise), left};
   };
   lists.always = ban(single, {});
   std::vector<int32_t> both = stop_ids;

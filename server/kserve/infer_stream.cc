@@ -60,7 +60,8 @@ class InferStream::Exchange : public GenerateCall::Port,
                  retry_pushback);
   }
 
-  void Abort() override { stream_->Abort(); }
+  // The stream's StallWatch gives up on a client that does not read at all.
+  void Abort() override {}
 
  private:
   InferStream* const stream_;
@@ -184,13 +185,6 @@ void InferStream::End(const std::shared_ptr<Exchange>& exchange,
   }
 }
 
-void InferStream::Abort() {
-  const auto limit = std::chrono::duration<double>(front_.config().timeouts.stall_seconds);
-  std::lock_guard lock(mutex_);
-  // A reader that is only slow gets to its end of this request.
-  if (Clock::now() - progress_ >= limit) context_->TryCancel();
-}
-
 void InferStream::Push(Message message) {
   messages_.push_back(std::move(message));
   Pump();
@@ -201,7 +195,6 @@ void InferStream::Pump() {
   current_ = std::move(messages_.front());
   messages_.pop_front();
   writing_ = true;
-  progress_ = Clock::now();
   watch_->Begin();
   StartWrite(&current_.bytes);
 }
@@ -211,7 +204,6 @@ void InferStream::OnWriteDone(bool ok) {
   {
     std::lock_guard lock(mutex_);
     writing_ = false;
-    progress_ = Clock::now();
     watch_->End();
     written = std::exchange(current_, Message());
     if (ok && written.then == Then::kOver) exchanges_.erase(written.exchange);

@@ -57,7 +57,6 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   void Send(std::shared_ptr<Exchange> exchange, grpc::ByteBuffer bytes);
   void End(const std::shared_ptr<Exchange>& exchange, std::vector<grpc::ByteBuffer> messages,
            const absl::Status& status, bool retry_pushback);
-  void Abort();
 
   // With mutex_.
   void Push(Message message);
@@ -83,10 +82,10 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   std::deque<Message> messages_;
   Message current_;  // of the write in flight
   bool writing_ = false;
-  // Twice as patient as the calls', which say what is wrong: for refusals, which are no call's.
+  // Of each write. Twice as patient as the requests' own, whose end says what is wrong; a reader
+  // that is only slow gets to it.
   const std::shared_ptr<StallWatch> watch_;
-  Clock::time_point progress_ = Clock::now();  // when a write was last started or done
-  bool finished_ = false;                      // Finish was called
+  bool finished_ = false;  // Finish was called
 };
 
 }  // namespace quantd::kserve

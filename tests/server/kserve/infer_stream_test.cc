@@ -13,7 +13,7 @@ using inference::ModelInferRequest;
 using inference::ModelStreamInferResponse;
 using test::Eventually;
 using test::FakeEngine;
-using test::LettersOf;
+using test::Letters;
 using test::NewChannel;
 using test::StreamRequest;
 using test::TextOf;
@@ -110,7 +110,7 @@ TEST_F(InferStreamTest, ManyRequestsAreMultiplexed) {
   EXPECT_EQ(stream->heard.size(), 20u);
   for (int i = 0; i < 20; ++i) {
     const Heard& heard = stream->heard[std::to_string(i)];
-    EXPECT_EQ(heard.text, LettersOf(10 + i)) << i;
+    EXPECT_EQ(heard.text, Letters(10 + i)) << i;
     EXPECT_EQ(heard.finals, 1) << i;
     EXPECT_FALSE(heard.empty_final) << i;
     EXPECT_TRUE(heard.errors.empty()) << i;
@@ -130,9 +130,9 @@ TEST_F(InferStreamTest, FinalResponseIsEmptyWhereThatWasAskedFor) {
   whole.set_raw_input_contents(1, std::string(1, '\0'));
   ASSERT_TRUE(stream->Write(whole));
   EXPECT_TRUE(stream->End().ok());
-  EXPECT_EQ(stream->heard["1"].text, LettersOf(5));
+  EXPECT_EQ(stream->heard["1"].text, Letters(5));
   EXPECT_TRUE(stream->heard["1"].empty_final);
-  EXPECT_EQ(stream->heard["2"].text, "hello" + LettersOf(5));
+  EXPECT_EQ(stream->heard["2"].text, "hello" + Letters(5));
   EXPECT_EQ(stream->heard["2"].responses, 1);
   EXPECT_EQ(stream->heard["2"].finals, 1);
   EXPECT_FALSE(stream->heard["2"].empty_final);
@@ -175,8 +175,8 @@ TEST_F(InferStreamTest, AnErrorLeavesTheOthersAndTheStreamOpen) {
   engine_->Hold(false);
   ASSERT_TRUE(stream->Write("later", 7));
   EXPECT_TRUE(stream->End().ok());
-  EXPECT_EQ(stream->heard["good"].text, LettersOf(10));
-  EXPECT_EQ(stream->heard["later"].text, LettersOf(7));
+  EXPECT_EQ(stream->heard["good"].text, Letters(10));
+  EXPECT_EQ(stream->heard["later"].text, Letters(7));
   ExpectHealthy();
 }
 
@@ -206,7 +206,7 @@ TEST_F(InferStreamTest, FailureWhileItRunsComesAfterWhatWasMade) {
   EXPECT_GT(stream->heard["late"].text.size(), 10u);
   ASSERT_EQ(stream->heard["late"].errors.size(), 1u);
   EXPECT_TRUE(stream->heard["late"].errors[0].starts_with("DEADLINE_EXCEEDED: "));
-  EXPECT_EQ(stream->heard["good"].text, LettersOf(8));
+  EXPECT_EQ(stream->heard["good"].text, Letters(8));
   ExpectHealthy();
 }
 
@@ -224,12 +224,12 @@ TEST_F(InferStreamTest, ALiveIdIsRefusedAndAFinishedOneIsFree) {
             "ALREADY_EXISTS");
   engine_->Hold(false);
   stream->ReadFinal("1");
-  EXPECT_EQ(stream->heard["1"].text, LettersOf(6));
+  EXPECT_EQ(stream->heard["1"].text, Letters(6));
   for (int i = 0; i < 50; ++i) {  // right after the final response
     stream->heard.clear();
     ASSERT_TRUE(stream->Write("1", 2));
     stream->ReadFinal("1");
-    ASSERT_EQ(stream->heard["1"].text, LettersOf(2)) << i;
+    ASSERT_EQ(stream->heard["1"].text, Letters(2)) << i;
   }
   EXPECT_TRUE(stream->End().ok());
   ExpectHealthy();
@@ -247,7 +247,7 @@ TEST_F(InferStreamTest, RequestsOfAStreamAreLimited) {
   for (const char* id : {"1", "2", "3"}) stream->ReadFinal(id);
   ASSERT_TRUE(stream->Write("5", 5));
   EXPECT_TRUE(stream->End().ok());
-  for (const char* id : {"1", "2", "3", "5"}) EXPECT_EQ(stream->heard[id].text, LettersOf(5));
+  for (const char* id : {"1", "2", "3", "5"}) EXPECT_EQ(stream->heard[id].text, Letters(5));
   ExpectHealthy();
 }
 
@@ -262,7 +262,7 @@ TEST_F(InferStreamTest, AFullQueueIsTheNewcomersError) {
   EXPECT_TRUE(stream->heard["2"].errors[0].starts_with("RESOURCE_EXHAUSTED: "));
   engine_->Hold(false);
   EXPECT_TRUE(stream->End().ok());
-  EXPECT_EQ(stream->heard["1"].text, LettersOf(5));
+  EXPECT_EQ(stream->heard["1"].text, Letters(5));
   ExpectHealthy();
 }
 
@@ -284,7 +284,7 @@ TEST_F(InferStreamTest, CancelFreesAllRequestsOfTheStreamAndNoOthers) {
   stream->ReadAll();
   EXPECT_EQ(stream->call->Finish().error_code(), StatusCode::CANCELLED);
   EXPECT_TRUE(other->End().ok());
-  EXPECT_EQ(other->heard["other"].text, LettersOf(2000));
+  EXPECT_EQ(other->heard["other"].text, Letters(2000));
   ExpectHealthy();
 }
 
@@ -405,7 +405,7 @@ TEST_F(InferStreamTest, WhileLoadingAndDrainingRequestsAreUnavailable) {
   serving_.SetReady(&model_);
   ASSERT_TRUE(stream->Write("2", 5));
   stream->ReadFinal("2");
-  EXPECT_EQ(stream->heard["2"].text, LettersOf(5));
+  EXPECT_EQ(stream->heard["2"].text, Letters(5));
   serving_.SetDraining();
   ASSERT_TRUE(stream->Write("3", 5));
   stream->ReadFinal("3");

@@ -8,7 +8,7 @@ namespace {
 using grpc::StatusCode;
 using test::AddBool;
 using test::AddText;
-using test::LettersOf;
+using test::Letters;
 using test::OutputOf;
 using test::RawCall;
 using test::TextOf;
@@ -41,7 +41,7 @@ TEST_F(KserveServiceTest, InferAnswersOnce) {
   Start();
   inference::ModelInferResponse response;
   ASSERT_TRUE(Call(&Stub::ModelInfer, Request(), &response).ok());
-  EXPECT_EQ(TextOf(response), "hello" + LettersOf(16));
+  EXPECT_EQ(TextOf(response), "hello" + Letters(16));
   EXPECT_EQ(response.id(), "mine");
   EXPECT_EQ(response.model_name(), "fake");
   EXPECT_EQ(response.model_version(), "1");
@@ -50,7 +50,7 @@ TEST_F(KserveServiceTest, InferAnswersOnce) {
   EXPECT_EQ(response.outputs(0).datatype(), "BYTES");
   EXPECT_EQ(response.outputs(0).shape(0), 1);
   ASSERT_EQ(response.raw_output_contents_size(), 1);
-  EXPECT_EQ(response.raw_output_contents(0), kserve::EncodeBytes("hello" + LettersOf(16)));
+  EXPECT_EQ(response.raw_output_contents(0), kserve::EncodeBytes("hello" + Letters(16)));
   ExpectHealthy();
 }
 
@@ -64,7 +64,7 @@ TEST_F(KserveServiceTest, InferSaysHowTheTextEndedWhenAsked) {
   inference::ModelInferResponse response;
   ASSERT_TRUE(Call(&Stub::ModelInfer, request, &response).ok());
   EXPECT_EQ(response.outputs_size(), 5);
-  EXPECT_EQ(TextOf(response), "hello" + LettersOf(16));
+  EXPECT_EQ(TextOf(response), "hello" + Letters(16));
   EXPECT_EQ(OutputOf(response, "finish_reason", "BYTES"), kserve::EncodeBytes("length"));
   EXPECT_EQ(OutputOf(response, "cumulative_logprob", "FP32"), kserve::EncodeNumber(-8.0f));
   EXPECT_EQ(OutputOf(response, "num_input_tokens", "UINT32"), kserve::EncodeNumber(uint32_t{5}));

@@ -12,13 +12,10 @@
 #include "google/rpc/error_details.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "quantd/v1/inference.grpc.pb.h"
-#include "server/grpc/grpc_server.h"
 #include "server/security/api_keys.h"
 #include "tests/engine/models/tiny_model.h"
-#include "tests/server/eventually.h"
-#include "tests/server/fake_engine.h"
+#include "tests/server/fake_server.h"
 #include "tests/server/guarded_server.h"
-#include "tests/server/raw_call.h"
 #include "tests/server/security/certificates.h"
 
 namespace quantd {
@@ -30,21 +27,11 @@ using test::Certificate;
 using test::Eventually;
 using testing::HasSubstr;
 
-class AccessTest : public testing::Test {
+class AccessTest : public test::FakeServerTest {
  protected:
   void Start(std::vector<std::string> overrides) {
-    overrides.insert(overrides.begin(), {"model=fake", "listen.grpc=127.0.0.1:0",
-                                         "security.reload_seconds=0.1", "tls.reload_seconds=1"});
-    model_.name = "fake";
-    model_.engine = &engine_;
-    model_.tokenizer = &tokenizer_;
-    const auto config = LoadServerConfig("", overrides);
-    ASSERT_TRUE(config.ok()) << config.status();
-    auto server = GrpcServer::Start(*config, serving_);
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = std::move(*server);
-    serving_.SetReady(&model_);
-    server_->SetHealthy(true);
+    overrides.insert(overrides.begin(), {"security.reload_seconds=0.1", "tls.reload_seconds=1"});
+    StartServer(std::move(overrides));
   }
   absl::Status StartFails(std::vector<std::string> overrides) {
     overrides.insert(overrides.begin(), {"model=fake", "listen.grpc=127.0.0.1:0"});
@@ -109,11 +96,6 @@ class AccessTest : public testing::Test {
 
   testing_support::TempDir dir_;
   std::string keys_file_;
-  test::ByteTokenizer tokenizer_;
-  test::FakeEngine engine_;
-  ServedModel model_;
-  Serving serving_;
-  std::unique_ptr<GrpcServer> server_;
 };
 
 TEST_F(AccessTest, OnlyKnownKeysGetIn) {
@@ -144,13 +126,13 @@ TEST_F(AccessTest, AKeyHasItsModelsItsShareAndItsPriority) {
   Keys({{a, "    weight: 3\n    min_priority: 5\n"}, {b, "    models: [another]\n"}, {c, ""}});
   Start({"security.api_keys=" + keys_file_});
   ASSERT_TRUE(Generate(a.key, -100).ok());
-  EXPECT_EQ(engine_.last_request().tenant, "a");
-  EXPECT_EQ(engine_.last_request().tenant_weight, 3);
-  EXPECT_EQ(engine_.last_request().priority, 5);
+  EXPECT_EQ(engine_->last_request().tenant, "a");
+  EXPECT_EQ(engine_->last_request().tenant_weight, 3);
+  EXPECT_EQ(engine_->last_request().priority, 5);
   ASSERT_TRUE(Generate(a.key, 7).ok());
-  EXPECT_EQ(engine_.last_request().priority, 7);
+  EXPECT_EQ(engine_->last_request().priority, 7);
   ASSERT_TRUE(Generate(c.key, -100).ok());
-  EXPECT_EQ(engine_.last_request().priority, 0) << "nobody goes before others unasked";
+  EXPECT_EQ(engine_->last_request().priority, 0) << "nobody goes before others unasked";
   const grpc::Status denied = Generate(b.key);
   EXPECT_EQ(denied.error_code(), StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(denied.error_message(), "the key b is not for this model");
@@ -161,13 +143,13 @@ TEST_F(AccessTest, AKeyBeyondItsQuotaIsToldWhenToTryAgain) {
   const NewApiKey a = *MakeApiKey("a"), b = *MakeApiKey("b");
   Keys({{a, "    max_concurrent_requests: 1\n"}, {b, "    tokens_per_minute: 6\n"}});
   Start({"security.api_keys=" + keys_file_, "limits.retry_pushback_ms=70"});
-  engine_.Hold(true);
+  engine_->Hold(true);
   const auto channel = Channel(server_->address());
   grpc::Status first;
   std::thread caller([&] { first = Generate(channel, a.key); });
-  ASSERT_TRUE(Eventually([&] { return engine_.live() == 1; }));
+  ASSERT_TRUE(Eventually([&] { return engine_->live() == 1; }));
   EXPECT_EQ(Generate(a.key).error_code(), StatusCode::RESOURCE_EXHAUSTED);
-  engine_.Hold(false);
+  engine_->Hold(false);
   caller.join();
   EXPECT_TRUE(first.ok()) << first.error_message();
   ASSERT_TRUE(Eventually([&] { return server_->counts().by_key[0].live == 0; }));
@@ -194,7 +176,7 @@ TEST_F(AccessTest, APromptThatWasComputedIsPaidForWhoeverHungUp) {
   const NewApiKey a = *MakeApiKey("a");
   Keys({{a, ""}});
   Start({"security.api_keys=" + keys_file_});
-  engine_.Hold(true);
+  engine_->Hold(true);
   grpc::ClientContext context;
   Present(context, a.key);
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
@@ -206,7 +188,7 @@ TEST_F(AccessTest, APromptThatWasComputedIsPaidForWhoeverHungUp) {
                 .error_code(),
             StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(Eventually([&] { return server_->counts().by_key[0].tokens == 5; }));
-  engine_.Hold(false);
+  engine_->Hold(false);
 }
 
 TEST_F(AccessTest, MoreOutputsThanAKeyMayHaveAreInvalid) {
@@ -289,15 +271,15 @@ TEST_F(AccessTest, KeysAreReplacedWhileCallsGoOn) {
   const NewApiKey a = *MakeApiKey("a"), b = *MakeApiKey("b");
   Keys({{a, ""}});
   Start({"security.api_keys=" + keys_file_});
-  engine_.Hold(true);
+  engine_->Hold(true);
   const auto channel = Channel(server_->address());
   grpc::Status first;
   std::thread caller([&] { first = Generate(channel, a.key); });
-  ASSERT_TRUE(Eventually([&] { return engine_.live() == 1; }));
+  ASSERT_TRUE(Eventually([&] { return engine_->live() == 1; }));
   Keys({{b, ""}});
   ASSERT_TRUE(Eventually([&] { return Tokenize(b.key).ok(); }));
   EXPECT_EQ(Generate(a.key).error_code(), StatusCode::UNAUTHENTICATED);
-  engine_.Hold(false);
+  engine_->Hold(false);
   caller.join();
   EXPECT_TRUE(first.ok()) << "what had begun is finished: " << first.error_message();
   Write("keys.yaml", "broken");
