@@ -100,7 +100,7 @@ struct OpScratch {
 OpScratch CudaLinearScratch(const ModulePlan& w, int64_t n, int64_t rows, DType compute,
                             const PlanDevice& device) {
   using Kind = ActivationQuant::Kind;
-  constexpr int64_t kMaxOutlierColumns = 256;
+  constexpr int64_t kMaxOutlierColumns = 256, kMaxFp8FloatRows = 16;
   const QuantFormat& f = w.format;
   const int64_t k = w.shape.k;
   const bool row_scales = f.block.kind == BlockShape::Kind::kRow && f.zero == ZeroType::kNone;
@@ -119,6 +119,11 @@ OpScratch CudaLinearScratch(const ModulePlan& w, int64_t n, int64_t rows, DType 
       !w.activation.reference) {
     scratch.data = kLibraryWorkspace + RoundUp(RoundUp(rows, 16) * k, kAlignment) +
                    RoundUp(RoundUp(rows, 16) * 4, kAlignment) + RowsOfSums(rows, n, 16) * n * 4;
+    // Few rows are multiplied as floats.
+    if (compute != DType::kF32) {
+      scratch.input =
+          RoundUp(std::min(rows, kMaxFp8FloatRows) * RoundUp(k, 8) * Size(compute), kAlignment);
+    }
     return scratch;
   }
   const bool replaces = ReplacesInput(w.activation.kind);

@@ -149,10 +149,6 @@ __global__ void __launch_bounds__(kThreads)
   if (out.counts != nullptr) out.counts[row] = 0;
 }
 
-bool HasAlignedRows(const Matrix& x) {
-  return IsAligned16(x.data) && x.stride * BytesOf(x.type) % 16 == 0;
-}
-
 }  // namespace
 
 void ReplaceInput(const ActivationQuant& q, Matrix x, Matrix out, Stream stream) {

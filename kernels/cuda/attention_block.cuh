@@ -340,8 +340,8 @@ class AttentionBlock {
           LdMatrix4(b, from + n * 8 * Config::kStride + d * 16);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            AttentionOps<T>::Mma(s[n + i / 2], q[i % 2],
-                                 {PairOfCodes<T, 0, 1>(b[i]), PairOfCodes<T, 2, 3>(b[i])});
+            Mma<T>(s[n + i / 2], q[i % 2],
+                   {PairOfCodes<T, 0, 1>(b[i]), PairOfCodes<T, 2, 3>(b[i])});
           }
         }
       }
@@ -354,8 +354,8 @@ class AttentionBlock {
         for (int n = 0; n < Config::kScoreTiles; n += 2) {
           uint32_t b[4];
           LdMatrix4(b, from + n * 8 * Config::kStride + d * 16);
-          AttentionOps<T>::Mma(s[n], q, {b[0], b[1]});
-          AttentionOps<T>::Mma(s[n + 1], q, {b[2], b[3]});
+          Mma<T>(s[n], q, {b[0], b[1]});
+          Mma<T>(s[n + 1], q, {b[2], b[3]});
         }
       }
     }
@@ -513,12 +513,10 @@ class AttentionBlock {
           LdMatrix4Transposed(b, from + 16 * k * Config::kStride + n * 8);
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            AttentionOps<T>::Mma(
-                o_[n], p[k + i],
-                {PairOfCodes<T, 0, 2>(b[2 * i]), PairOfCodes<T, 0, 2>(b[2 * i + 1])});
-            AttentionOps<T>::Mma(
-                o_[n + 1], p[k + i],
-                {PairOfCodes<T, 1, 3>(b[2 * i]), PairOfCodes<T, 1, 3>(b[2 * i + 1])});
+            Mma<T>(o_[n], p[k + i],
+                   {PairOfCodes<T, 0, 2>(b[2 * i]), PairOfCodes<T, 0, 2>(b[2 * i + 1])});
+            Mma<T>(o_[n + 1], p[k + i],
+                   {PairOfCodes<T, 1, 3>(b[2 * i]), PairOfCodes<T, 1, 3>(b[2 * i + 1])});
           }
         }
       }
@@ -531,10 +529,10 @@ class AttentionBlock {
         for (int n = 0; n < Config::kOutTiles; n += 2) {
           uint32_t b[4];
           LdMatrix4Transposed(b, from + 16 * k * Config::kStride + n * 8);
-          AttentionOps<T>::Mma(o_[n], p[k], {b[0], b[1]});
-          AttentionOps<T>::Mma(o_[n + 1], p[k], {b[2], b[3]});
+          Mma<T>(o_[n], p[k], {b[0], b[1]});
+          Mma<T>(o_[n + 1], p[k], {b[2], b[3]});
         }
-        AttentionOps<T>::Mma(l_, p[k], {AttentionOps<T>::kOnes, AttentionOps<T>::kOnes});
+        Mma<T>(l_, p[k], {kOnesPair<T>, kOnesPair<T>});
       }
     }
   }

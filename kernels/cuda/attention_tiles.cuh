@@ -1,5 +1,5 @@
-// What an instantiation of attention_block.cuh is made of: products of its 16-bit type, the
-// conversion of int8 codes to that type, and the plan of its shared memory.
+// What an instantiation of attention_block.cuh is made of: its types, and the plan of its shared
+// memory.
 #pragma once
 
 #include <cstddef>
@@ -9,50 +9,15 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/numeric.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/operands.cuh"
 #include "kernels/cuda/target.h"
 
 namespace quantd::QUANTD_CUDA_NS {
 
 template <typename T>
-struct AttentionOps;
-template <>
-struct AttentionOps<BF16> {
-  static constexpr uint32_t kOnes = 0x3f803f80u;
-  static __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4],
-                                             const uint32_t (&b)[2]) {
-    MmaBF16(d, a, b);
-  }
-};
-template <>
-struct AttentionOps<F16> {
-  static constexpr uint32_t kOnes = 0x3c003c00u;
-  static __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4],
-                                             const uint32_t (&b)[2]) {
-    MmaF16(d, a, b);
-  }
-};
-
-template <typename T>
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {
   return static_cast<uint32_t>(FromFloat<T>(low).bits) |
          static_cast<uint32_t>(FromFloat<T>(high).bits) << 16;
-}
-
-/// Bytes i and j of `codes` as a pair of T, exact: they become the low mantissa bits of numbers
-/// whose ulp is 1, and what was added is taken away again.
-template <typename T, int i, int j>
-__device__ __forceinline__ uint32_t PairOfCodes(uint32_t codes) {
-  constexpr uint32_t kSelector = 0x4040u | i | j << 8;  // a byte of the second word above each
-  if constexpr (std::is_same_v<T, F16>) {
-    // 1024 + (code + 128)
-    return SubtractPairs<F16>(__byte_perm(codes ^ 0x80808080u, 0x64646464u, kSelector),
-                              0x64806480u);
-  } else {
-    // Seven mantissa bits: 128 + code % 128. The sign bit lies where it makes 128 a 256.
-    const uint32_t pair = __byte_perm(codes, 0x43434343u, kSelector);
-    return SubtractPairs<BF16>(pair & 0xff7fff7fu, pair & 0xff80ff80u);
-  }
 }
 
 /// P times the scale of V is taken this much larger, and sums of V this much smaller, so that a f16

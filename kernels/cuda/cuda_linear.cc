@@ -86,6 +86,7 @@ void CudaLinear::Run(const WeightView& w, const ActivationQuant& activation, Mat
       LinearGeneric(w, x, bias, y, activation.reference, context_.stream);
       break;
     case LinearWay::kMma: RunMma(w, x, bias, y); break;
+    case LinearWay::kBytes: LinearBytes(w, x, bias, y, context_.stream); break;
     case LinearWay::kGemm: RunGemm(w, x, bias, y); break;
     case LinearWay::kDequantizeGemm: RunDequantizeGemm(w, x, bias, y); break;
     case LinearWay::kInt8Mma: RunInt8(w, activation, x, bias, y, /*gemm=*/false); break;

@@ -95,10 +95,12 @@ __device__ __forceinline__ void Copy(const T* from, T* to) {
 
 inline int64_t BytesOf(FloatType type) { return type == FloatType::kF32 ? 4 : 2; }
 inline bool IsAligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-/// True when every group of kGroup columns of every row lies 16-byte aligned.
-inline bool IsWide(const Matrix& x) {
-  return IsAligned16(x.data) && x.stride * BytesOf(x.type) % 16 == 0 && x.cols % kGroup == 0;
+/// True when every row is 16-byte aligned.
+inline bool HasAlignedRows(const Matrix& x) {
+  return IsAligned16(x.data) && x.stride * BytesOf(x.type) % 16 == 0;
 }
+/// True when every group of kGroup columns of every row lies 16-byte aligned.
+inline bool IsWide(const Matrix& x) { return HasAlignedRows(x) && x.cols % kGroup == 0; }
 
 /// An element type or an access width as an argument of a generic lambda.
 template <typename T>

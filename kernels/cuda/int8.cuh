@@ -49,32 +49,6 @@ __device__ __forceinline__ Int8Row Int8RowOf(const WeightView& w, int row) {
           LoadRowScale(w.scale, scales, local)};
 }
 
-/// True when every row of codes is 16-byte aligned.
-inline bool HasAlignedRows(const WeightView& w) {
-  bool aligned = w.k % 16 == 0;
-  for (int s = 0; s < w.num_segments; ++s) {
-    aligned = aligned && reinterpret_cast<uintptr_t>(w.segments[s].codes) % 16 == 0;
-  }
-  return aligned;
-}
-
-/// Codes `offset` .. `offset` + 15 of a row, zero from column k on; offset is a multiple of 16.
-template <bool kAligned>
-__device__ __forceinline__ uint4 Load16Codes(const int8_t* row, int offset, int k) {
-  if constexpr (kAligned) {
-    return offset < k ? LoadStreaming(row + offset) : make_uint4(0, 0, 0, 0);
-  } else {
-    uint32_t words[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      if (offset + i < k) {
-        words[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(row[offset + i])) << 8 * (i % 4);
-      }
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-  }
-}
-
 /// sum + x * (code * step): the product of the weight is rounded to f32, as ref's is.
 __device__ __forceinline__ float AddOutlier(float sum, float x, int code, float step) {
   return __fmaf_rn(x, __fmul_rn(static_cast<float>(code), step), sum);

@@ -99,7 +99,7 @@ void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
   args.w = w;
   args.plan = MmaPlanOf(w, device.multiprocessors);
   args.x_stride = x.stride;
-  args.x_aligned = IsAligned16(x.data) && x.stride % 8 == 0;
+  args.x_aligned = HasAlignedRows(x);
   args.whole_k = args.plan.splits > 1 && !SplitsAreBlocks(w, args.plan, x.rows, device);
   args.y_type = y.type;
   args.y_stride = y.stride;

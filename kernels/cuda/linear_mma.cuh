@@ -263,8 +263,7 @@ struct MmaBlock {
       }
       float x_sum[4] = {};
       if constexpr (kZeros) {
-        constexpr uint32_t kOnes = std::is_same_v<X, BF16> ? 0x3f803f80u : 0x3c003c00u;
-        const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+        const uint32_t ones[4] = {kOnesPair<X>, kOnesPair<X>, kOnesPair<X>, kOnesPair<X>};
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
           const uint32_t b_step[2] = {b[step / 2][step % 2 * 2], b[step / 2][step % 2 * 2 + 1]};

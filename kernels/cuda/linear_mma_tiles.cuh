@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/linear_mma.h"
 #include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/operands.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/weight_decode.cuh"
 
@@ -53,15 +54,6 @@ struct MmaGeometry {
     return chunk ^ (kTable ? token & 7 : (token & 1) << 2);
   }
 };
-
-template <typename X>
-__device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  if constexpr (std::is_same_v<X, BF16>) {
-    MmaBF16(d, a, b);
-  } else {
-    MmaF16(d, a, b);
-  }
-}
 
 /// What a warp knows of one of its row tiles.
 struct MmaRowTile {

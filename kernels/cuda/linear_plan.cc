@@ -73,15 +73,16 @@ LinearWay PlanLinear(const WeightView& w, const ActivationQuant& activation, con
                                                                           : LinearWay::kInt8Mma;
   }
   const bool invariant = policy.determinism == Determinism::kBatchInvariant;
-  if (policy.has_fp8 && !invariant && SumsFp8(w, activation)) {
+  const bool bytes = HasLinearBytes(w, x.type) && !activation.reference;
+  if (policy.has_fp8 && !invariant && SumsFp8(w, activation) && !(bytes && m <= kMaxFp8ByteRows)) {
     return LinearWay::kFp8Gemm;
   }
   const bool plain = IsPlain(w.codec);
   const bool mma = HasLinearMma(w, x.type) && (plain || !activation.reference);
   // The generic kernel decodes a weight more slowly than a pass over dequantized ones takes.
-  const int32_t max_mma_rows = !mma ? 0 : plain ? kMaxMmaRows16 : kMaxMmaRows4;
-  if (invariant || !policy.has_cublaslt || m <= max_mma_rows || !SuitsGemm16(w, x, y)) {
-    return mma ? LinearWay::kMma : LinearWay::kGeneric;
+  const int32_t max_rows = bytes ? kMaxByteRows : !mma ? 0 : plain ? kMaxMmaRows16 : kMaxMmaRows4;
+  if (invariant || !policy.has_cublaslt || m <= max_rows || !SuitsGemm16(w, x, y)) {
+    return bytes ? LinearWay::kBytes : mma ? LinearWay::kMma : LinearWay::kGeneric;
   }
   return plain ? LinearWay::kGemm : LinearWay::kDequantizeGemm;
 }

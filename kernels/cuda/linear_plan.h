@@ -5,21 +5,24 @@
 // | int8, a scale a row | int8 codes  | up to 16       | codes, LinearInt8Mma               |
 // | int8, a scale a row | int8 codes  | more           | codes, GemmInt8, RescaleInt8: the  |
 // |                     |             |                | same bits, sums of integers        |
-// | e4m3, a scale a row | e4m3 codes  | more than 8    | codes, GemmFp8, RescaleFp8         |
+// | e4m3, a scale a row | e4m3 codes  | more than 16   | codes, GemmFp8, RescaleFp8         |
+// | 8-bit, groups of 64 | 16-bit      | up to 32       | LinearBytes                        |
+// | and more            |             |                |                                    |
 // | 4-bit, tiled blocks | 16-bit      | up to 64       | LinearMma                          |
 // | 16-bit, x's type    | 16-bit      | up to 8        | LinearMma                          |
 // | 16-bit, x's type    | 16-bit      | more           | Gemm16                             |
-// | any quantized       | 16-bit      | 9; tiled: 65   | Dequantize and Gemm16, a slab each |
+// | any quantized       | 16-bit      | more, or any   | Dequantize and Gemm16, a slab each |
 // | anything            | anything    | any            | LinearGeneric                      |
 //
 // "codes": LLM.int8, and int8 or e4m3 of one scale a row, or of one for all, without zero points
 // and without ActivationQuant::reference. e4m3 needs compute capability 8.9. Other quantized
 // activations are replaced by what their codes stand for (ReplaceInput) and are then floats.
-// `reference` also keeps quantized weights from LinearMma, which does not round them.
+// `reference` also keeps quantized weights from LinearMma and LinearBytes, which do not round them.
+// "groups": rectangles and whole rows of the weight too.
 //
-// A row whose library is missing, or whose alignment the shape has not, falls to LinearMma and then
-// to LinearGeneric. Under Determinism::kBatchInvariant Gemm16 and GemmFp8 are not used, whose order
-// of additions depends on the number of rows.
+// A row whose library is missing, or whose alignment the shape has not, falls to LinearMma or
+// LinearBytes and then to LinearGeneric. Under Determinism::kBatchInvariant Gemm16 and GemmFp8 are
+// not used, whose order of additions depends on the number of rows.
 #pragma once
 
 #include "kernels/cuda/cuda_backend.h"
@@ -30,6 +33,7 @@ namespace quantd::QUANTD_CUDA_NS {
 enum class LinearWay : uint8_t {
   kGeneric,         // LinearGeneric
   kMma,             // LinearMma
+  kBytes,           // LinearBytes
   kGemm,            // Gemm16 on the weight as it lies there
   kDequantizeGemm,  // Dequantize, Gemm16
   kInt8Mma,         // codes, LinearInt8Mma
@@ -40,6 +44,8 @@ enum class LinearWay : uint8_t {
 inline constexpr int32_t kMaxMmaRows4 = 64;     // of 4-bit weights
 inline constexpr int32_t kMaxMmaRows16 = 8;     // of 16-bit weights
 inline constexpr int32_t kMaxInt8MmaRows = 16;  // of int8 weights
+// Of LinearBytes, where the other way dequantizes, and where it multiplies e4m3 codes.
+inline constexpr int32_t kMaxByteRows = 32, kMaxFp8ByteRows = 16;
 
 struct LinearPolicy {
   bool has_cublaslt = false;

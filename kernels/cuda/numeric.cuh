@@ -69,27 +69,53 @@ __device__ __forceinline__ float FromFloat<float>(float v) {
   return v;
 }
 
-/// Pairs of T in words, a - b rounded.
-template <typename T>
-__device__ __forceinline__ uint32_t SubtractPairs(uint32_t a, uint32_t b) {
 #ifdef QUANTD_CUDA_EMULATED
+/// f of the low halves of a and b, and of the high ones, each rounded to T.
+template <typename T, typename F>
+uint32_t OfPairs(uint32_t a, uint32_t b, F f) {
   const auto half = [&](int shift) {
     T x, y;
     x.bits = static_cast<uint16_t>(a >> shift);
     y.bits = static_cast<uint16_t>(b >> shift);
-    return static_cast<uint32_t>(FromFloat<T>(ToFloat(x) - ToFloat(y)).bits) << shift;
+    return static_cast<uint32_t>(FromFloat<T>(f(ToFloat(x), ToFloat(y))).bits) << shift;
   };
   return half(0) | half(16);
+}
 #else
+/// f of nvcc's own pairs.
+template <typename T, typename F>
+__device__ __forceinline__ uint32_t OfPairs(uint32_t a, uint32_t b, F f) {
   if constexpr (std::is_same_v<T, BF16>) {
     const __nv_bfloat162 x(std::bit_cast<__nv_bfloat162_raw>(a));
     const __nv_bfloat162 y(std::bit_cast<__nv_bfloat162_raw>(b));
-    return std::bit_cast<uint32_t>(static_cast<__nv_bfloat162_raw>(__hsub2(x, y)));
+    return std::bit_cast<uint32_t>(static_cast<__nv_bfloat162_raw>(f(x, y)));
   } else {
     const __half2 x(std::bit_cast<__half2_raw>(a)), y(std::bit_cast<__half2_raw>(b));
-    return std::bit_cast<uint32_t>(static_cast<__half2_raw>(__hsub2(x, y)));
+    return std::bit_cast<uint32_t>(static_cast<__half2_raw>(f(x, y)));
   }
+}
 #endif
+
+/// Pairs of T in words: a - b, a * b, rounded.
+template <typename T>
+__device__ __forceinline__ uint32_t SubtractPairs(uint32_t a, uint32_t b) {
+  return OfPairs<T>(a, b, [](auto x, auto y) {
+#ifdef QUANTD_CUDA_EMULATED
+    return x - y;
+#else
+    return __hsub2(x, y);
+#endif
+  });
+}
+template <typename T>
+__device__ __forceinline__ uint32_t MultiplyPairs(uint32_t a, uint32_t b) {
+  return OfPairs<T>(a, b, [](auto x, auto y) {
+#ifdef QUANTD_CUDA_EMULATED
+    return x * y;
+#else
+    return __hmul2(x, y);
+#endif
+  });
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -120,6 +120,12 @@ int32_t LinearMmaCounters(const WeightView& w, int32_t m, const DeviceLimits& de
 void LinearMma(const WeightView& w, Matrix x, const float* bias, Matrix y,
                const Workspace& workspace, const DeviceLimits& device, Stream stream);
 
+// ---- linear_bytes.cu: codes of one byte, 16-bit x, few rows ----
+/// True when LinearBytes takes this weight and this x.
+bool HasLinearBytes(const WeightView& w, FloatType x);
+/// The order of additions along k is a function of k, never of m.
+void LinearBytes(const WeightView& w, Matrix x, const float* bias, Matrix y, Stream stream);
+
 // ---- dequantize.cu ----
 /// Rows [first_row, first_row + out.rows) of a quantized weight, row-major, columns as stored:
 /// QuantizedMatrix::Dequantize rounded once to out's type.

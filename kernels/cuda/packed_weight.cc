@@ -126,8 +126,9 @@ Blocks BlocksOf(const QuantFormat& format, int64_t k) {
   tiled = tiled && IsBlock4(format) && format.scale != ScaleType::kE4M3 &&
           (format.zero == ZeroType::kNone || b.paired);
   b.paired = b.paired && tiled;
+  const bool crosses_rows = block.kind == Kind::kFlat && k % block.size != 0;
   b.order = tiled                          ? BlockOrder::kTiled
-            : block.kind == Kind::kFlat    ? BlockOrder::kFlat
+            : crosses_rows                 ? BlockOrder::kFlat
             : block.kind == Kind::kStrided ? BlockOrder::kStrided
                                            : BlockOrder::kGrid;
   return b;

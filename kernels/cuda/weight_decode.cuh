@@ -1,10 +1,12 @@
 // Reading a WeightView on the device: segments, scales, and results of any type.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "kernels/cuda/numeric.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/weight_view.h"
 
 namespace quantd::QUANTD_CUDA_NS {
@@ -63,6 +65,17 @@ __device__ __forceinline__ float LoadStored(Stored type, const void* data, int64
 /// A scale or zero point of a pair: `type` is kF16 or kBF16.
 __device__ __forceinline__ float FloatOfHalf(Stored type, uint16_t bits) {
   return type == Stored::kBF16 ? FloatOfBF16(bits) : FloatOfF16(bits);
+}
+
+/// The number that `bits`, zero-extended, are when stored as `type`: LoadStored in two steps, for
+/// loads that run ahead.
+__device__ __forceinline__ float FloatOfBits(Stored type, uint32_t bits) {
+  const auto half = static_cast<uint16_t>(bits);
+  const float as_half = type == Stored::kBF16 ? FloatOfBF16(half) : FloatOfF16(half);
+  const float as_integer = static_cast<float>(bits & 0xffu);
+  return type == Stored::kF32  ? std::bit_cast<float>(bits)
+         : type == Stored::kU8 ? as_integer
+                               : as_half;
 }
 
 /// The scale of a row where HasRowScales.
@@ -146,6 +159,23 @@ __device__ __forceinline__ float RowMajorCode(const WeightView& w, const WeightS
   }
 }
 
+/// Codes of one byte offset .. offset + 15 of a row, zero from column k on; offset is a multiple of
+/// 16. kAligned: HasAlignedRows.
+template <bool kAligned>
+__device__ __forceinline__ uint4 Load16Codes(const void* row, int offset, int k) {
+  const auto* const codes = static_cast<const uint8_t*>(row);
+  if constexpr (kAligned) {
+    return offset < k ? LoadStreaming(codes + offset) : make_uint4(0, 0, 0, 0);
+  } else {
+    uint32_t words[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      if (offset + i < k) words[i / 4] |= static_cast<uint32_t>(codes[offset + i]) << 8 * (i % 4);
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
 /// y[index] = value, rounded to `type`.
 __device__ __forceinline__ void StoreFloat(FloatType type, void* y, int64_t index, float value) {
   if (type == FloatType::kBF16) {
@@ -162,6 +192,17 @@ __device__ __forceinline__ float LoadFloat(FloatType type, const void* x, int64_
   if (type == FloatType::kBF16) return ToFloat(static_cast<const BF16*>(x)[index]);
   if (type == FloatType::kF16) return ToFloat(static_cast<const F16*>(x)[index]);
   return static_cast<const float*>(x)[index];
+}
+
+// ---- host ----
+
+/// True when every row of codes of one byte is 16-byte aligned.
+inline bool HasAlignedRows(const WeightView& w) {
+  bool aligned = w.k % 16 == 0;
+  for (int s = 0; s < w.num_segments; ++s) {
+    aligned = aligned && reinterpret_cast<uintptr_t>(w.segments[s].codes) % 16 == 0;
+  }
+  return aligned;
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

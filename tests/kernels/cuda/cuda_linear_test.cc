@@ -65,13 +65,14 @@ TEST(CudaLinearPlan, FollowsItsTable) {
       {"bf16", Kind::kNone, kBF16, 9, 256, Way::kGemm, Way::kMma},
       {"f16", Kind::kNone, kBF16, 9, 256, Way::kGeneric, Way::kGeneric},
       {"f32", Kind::kNone, kBF16, 9, 256, Way::kGeneric, Way::kGeneric},
-      {"int8.row.absmax", Kind::kNone, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
-      {"int8.row.absmax", Kind::kNone, kBF16, 9, 256, Way::kDequantizeGemm, Way::kGeneric},
+      {"int8.row.absmax", Kind::kNone, kBF16, 32, 256, Way::kBytes, Way::kBytes},
+      {"int8.row.absmax", Kind::kNone, kBF16, 33, 256, Way::kDequantizeGemm, Way::kBytes},
+      {"int8.row.absmax", Kind::kNone, kF32, 8, 256, Way::kGeneric, Way::kGeneric},
       {"int8.row.absmax", Kind::kInt8Outlier, kBF16, 16, 256, Way::kInt8Mma, Way::kInt8Mma},
       {"int8.row.absmax", Kind::kInt8Outlier, kBF16, 17, 256, Way::kInt8Gemm, Way::kInt8Gemm},
       {"int8.row.absmax", Kind::kInt8Outlier, kF32, 17, 256, Way::kInt8Gemm, Way::kInt8Gemm},
       {"int8.row.absmax", Kind::kInt8Outlier, kBF16, 17, 33, Way::kInt8Mma, Way::kInt8Mma},
-      {"int8.row.absmax", Kind::kInt8Token, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
+      {"int8.row.absmax", Kind::kInt8Token, kBF16, 8, 256, Way::kBytes, Way::kBytes},
       {"int8.row.f32", Kind::kInt8Token, kBF16, 16, 256, Way::kInt8Mma, Way::kInt8Mma},
       {"int8.row.bf16", Kind::kInt8Token, kBF16, 17, 256, Way::kInt8Gemm, Way::kInt8Gemm},
       {"int8.row.bf16",
@@ -88,14 +89,14 @@ TEST(CudaLinearPlan, FollowsItsTable) {
        kBF16,
        8,
        256,
-       Way::kDequantizeGemm,
-       Way::kGeneric,
+       Way::kBytes,
+       Way::kBytes,
        {.zero_point = 3}},
-      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 1, 256, Way::kFp8Gemm, Way::kGeneric},
-      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 9, 256, Way::kFp8Gemm, Way::kGeneric},
+      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 16, 256, Way::kBytes, Way::kBytes},
+      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 17, 256, Way::kFp8Gemm, Way::kBytes},
       {"e4m3.row.bf16", Kind::kFp8Tensor, kF32, 9, 256, Way::kFp8Gemm, Way::kGeneric},
-      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 9, 248, Way::kDequantizeGemm, Way::kGeneric},
-      {"e4m3.row.f32", Kind::kNone, kBF16, 9, 256, Way::kDequantizeGemm, Way::kGeneric},
+      {"e4m3.row.f32", Kind::kFp8Token, kBF16, 33, 248, Way::kDequantizeGemm, Way::kBytes},
+      {"e4m3.row.f32", Kind::kNone, kBF16, 9, 256, Way::kBytes, Way::kBytes},
       {"e4m3.row.f32",
        Kind::kFp8Token,
        kBF16,
@@ -109,15 +110,15 @@ TEST(CudaLinearPlan, FollowsItsTable) {
        kBF16,
        9,
        256,
-       Way::kDequantizeGemm,
-       Way::kGeneric,
+       Way::kBytes,
+       Way::kBytes,
        {.group = 128}},
-      {"int8.row.f32", Kind::kInt8TokenAsym, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
+      {"int8.row.f32", Kind::kInt8TokenAsym, kBF16, 8, 256, Way::kBytes, Way::kBytes},
       {"int8.row.e4m3", Kind::kInt8Token, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
       {"e4m3.row.e4m3", Kind::kFp8Token, kBF16, 9, 256, Way::kDequantizeGemm, Way::kGeneric},
-      {"int8.group64.f32", Kind::kInt8Token, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
-      {"uint8.group256.f32.zero_u8", Kind::kInt8Token, kBF16, 8, 256, Way::kDequantizeGemm,
-       Way::kGeneric},
+      {"int8.group64.f32", Kind::kInt8Token, kBF16, 8, 256, Way::kBytes, Way::kBytes},
+      {"int8.group32.f32", Kind::kInt8Token, kBF16, 8, 256, Way::kDequantizeGemm, Way::kGeneric},
+      {"uint8.group256.f32.zero_u8", Kind::kInt8Token, kBF16, 8, 256, Way::kBytes, Way::kBytes},
   };
   for (const Row& row : table) {
     const auto packed = WeightOf(row.format, 64, row.k);
@@ -135,7 +136,8 @@ TEST(CudaLinearPlan, FollowsItsTable) {
         << what;
     const Way without = PlanLinear(w, activation, x, y, {false, Determinism::kDefault});
     EXPECT_NE(PlanLinear(w, activation, x, y, {true, Determinism::kDefault, false}), Way::kFp8Gemm);
-    EXPECT_TRUE(without == Way::kMma || without == Way::kGeneric || without == Way::kInt8Mma)
+    EXPECT_TRUE(without == Way::kMma || without == Way::kBytes || without == Way::kGeneric ||
+                without == Way::kInt8Mma)
         << what << " without cuBLASLt";
   }
 }

@@ -129,8 +129,8 @@ TEST(PackedWeight, BlocksOfWholeTilesAreTiledAndOthersAreNot) {
   EXPECT_EQ(order("int4.group96.f16", 192), BlockOrder::kGrid);
   EXPECT_EQ(order("uint4.flat64.f16.zero_f16", 128), BlockOrder::kTiled);
   EXPECT_EQ(order("uint4.flat64.f16.zero_f16", 96), BlockOrder::kFlat);
-  EXPECT_EQ(order("uint4.flat64.f32.zero_f32", 128), BlockOrder::kFlat);   // no pair of halves
-  EXPECT_EQ(order("uint4.flat64.f16.zero_bf16", 128), BlockOrder::kFlat);  // of two types
+  EXPECT_EQ(order("uint4.flat64.f32.zero_f32", 128), BlockOrder::kGrid);   // no pair of halves
+  EXPECT_EQ(order("uint4.flat64.f16.zero_bf16", 128), BlockOrder::kGrid);  // of two types
   EXPECT_EQ(order("e2m1.group64.e4m3", 128), BlockOrder::kGrid);
   EXPECT_EQ(order("uint4.strided64.f16.zero_f16", 128), BlockOrder::kStrided);
 }
