@@ -3,6 +3,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <absl/strings/numbers.h>
+#include <absl/strings/strip.h>
+
 #include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -95,6 +98,10 @@ PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
     device.slab_bytes = backend.name() == "cuda"
                             ? std::clamp(info.total_memory / 256, 32 * mebibyte, 256 * mebibyte)
                             : mebibyte / 16;
+    int capability = 0;  // of "sm_90", ten times it
+    const bool has_fp8 =
+        absl::SimpleAtoi(absl::StripPrefix(info.isa, "sm_"), &capability) && capability >= 89;
+    device.multiplies_fp8 = has_fp8 && options.determinism != "batch_invariant";
   }
   return device;
 }

@@ -53,7 +53,7 @@ void FindingList::Add(Severity severity, const std::string& where, std::string_v
   }
   FaultParts parts = SplitFault(fault);
   finding.what = std::move(parts.what);
-  finding.fix = parts.fix.empty() ? fix : std::move(parts.fix);
+  finding.fix = parts.fix.empty() ? fix : parts.fix;
   Add(std::move(finding));
 }
 

@@ -33,7 +33,7 @@ std::string IdInText(const std::string& id) {
 }  // namespace
 
 std::string ErrorForLog(const absl::Status& status, bool prompts) {
-  const std::string message = status.ok() ? "" : Message(status);
+  std::string message = status.ok() ? "" : Message(status);
   if (prompts || status.code() != absl::StatusCode::kInvalidArgument) return message;
   const std::string_view place = std::string_view(message).substr(0, message.find(':'));
   constexpr std::string_view kAllowed = ", allowed";  // of "n is 9, allowed: 1 to 8"

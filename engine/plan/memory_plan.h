@@ -38,6 +38,9 @@ struct PlanDevice {
   /// cuda: most bytes of a slab that a matrix is dequantized to. The backend takes 1/256 of the
   /// device's memory, 32 to 256 MiB.
   int64_t slab_bytes = int64_t{256} << 20;
+  /// cuda: e4m3 activations are multiplied as codes: compute capability 8.9, and determinism that
+  /// is not batch_invariant.
+  bool multiplies_fp8 = true;
 };
 
 struct MemoryPlan {

@@ -110,7 +110,8 @@ PackedBytes OfCuda(const QuantFormat& f, int64_t n, int64_t k) {
   if (f.scale == ScaleType::kNested) {
     bytes.scales += CeilDiv(blocks, kScalesOfStatistic) * 4 + kNestedMapBytes;
   }
-  if (staged) bytes.scales = RoundUp(bytes.scales, 16);  // where the next module's may begin
+  // Where the next module's may begin; of others whole words.
+  bytes.scales = RoundUp(bytes.scales, staged ? 16 : 4);
   return bytes;
 }
 

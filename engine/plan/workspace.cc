@@ -90,6 +90,15 @@ int64_t RowsOfSums(int64_t rows, int64_t n, int64_t step) {
   return std::min(RoundUp(rows, step), std::max(step, kMaxSums / (n * 4) / step * step));
 }
 
+/// Of an int8 weight with a scale a row: others' activations are replaced by floats.
+bool SumsIntegers(const ModulePlan& w) {
+  using Kind = ActivationQuant::Kind;
+  if (w.activation.kind == Kind::kInt8Outlier) return true;
+  if (w.activation.reference || w.format.scale == ScaleType::kAbsmax) return false;
+  return w.activation.kind == Kind::kInt8Token ||
+         (w.activation.kind == Kind::kInt8Tensor && w.activation.zero_point == 0);
+}
+
 /// Scratch of one op, the input a Linear makes for itself, and counters of blocks.
 struct OpScratch {
   int64_t data = 0;
@@ -105,8 +114,7 @@ OpScratch CudaLinearScratch(const ModulePlan& w, int64_t n, int64_t rows, DType 
   const int64_t k = w.shape.k;
   const bool row_scales = f.block.kind == BlockShape::Kind::kRow && f.zero == ZeroType::kNone;
   OpScratch scratch;
-  if (f.codec == Codec::kInt8 && row_scales && w.activation.kind != Kind::kNone &&
-      !w.activation.reference) {
+  if (f.codec == Codec::kInt8 && row_scales && SumsIntegers(w)) {
     const int64_t padded = RoundUp(k, 64);
     const int64_t codes = RoundUp(rows * padded, kAlignment) + 2 * RoundUp(rows * 4, kAlignment) +
                           RoundUp(rows * kMaxOutlierColumns * 4, kAlignment) +
@@ -114,7 +122,8 @@ OpScratch CudaLinearScratch(const ModulePlan& w, int64_t n, int64_t rows, DType 
     scratch.data = codes + kLibraryWorkspace + RowsOfSums(rows, n, 1) * n * 4;
     return scratch;
   }
-  if (f.codec == Codec::kE4M3 && row_scales &&
+  if (f.codec == Codec::kE4M3 && row_scales && device.multiplies_fp8 && k % 16 == 0 &&
+      n % 16 == 0 &&
       (w.activation.kind == Kind::kFp8Token || w.activation.kind == Kind::kFp8Tensor) &&
       !w.activation.reference) {
     scratch.data = kLibraryWorkspace + RoundUp(RoundUp(rows, 16) * k, kAlignment) +

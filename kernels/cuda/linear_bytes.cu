@@ -5,11 +5,12 @@
 // Idea. The weight is the A operand of mma.m16n8k16, x the B operand, eight rows of x at the price
 // of one. Both lie as they are: lane 4g + t loads bytes 16t .. 16t + 15 of every 64 columns of
 // weight rows g and g + 8 and those columns of x row g, which permutes k alike in both. A code is
-// exact in 16 bits: two become a pair in four instructions (operands.cuh), and the scale multiplies
-// the f32 sum of a piece of 64 columns. Zero points come off that sum: scale * (sum + (center -
-// zero) * sum of x), where the sum of x is one more mma with ones in the place of weights, and
-// unsigned codes are taken `center` = 128 less. A NaN among e4m3 codes makes its row NaN, whatever
-// x is, so it is looked for beside the products and put in at the end.
+// exact in 16 bits: two become a pair in a few instructions (operands.cuh), and the scale
+// multiplies the f32 sum of a piece of 64 columns. Zero points come off that sum: scale * (sum +
+// (center - zero) * sum of x), where the sum of x is one more mma with ones in the place of
+// weights, and unsigned codes are taken `center` = 128 less. Weights, scales and zero points are on
+// their way (cp.async) four pieces ahead, in shared memory, where a lane finds what it has asked
+// for itself.
 //
 // Mapping. A block owns 16 rows of the weight and 8 or 16 rows of x; its eight warps take turns of
 // 256 columns along k, and their sums meet in shared memory in the order of the warps. x is read
@@ -17,12 +18,11 @@
 // other rows of x find them in L2. The order of additions along k depends on k alone.
 //
 // Bytes a weight: 1 plus scales, and 1/8 of x for each row of x from L1 or L2. Bound: DRAM to about
-// 16 rows of x, then L2. Two pieces a lane (64 bytes) in flight.
+// 16 rows of x, then L2, where there are rows of the weight for all multiprocessors: k is not split
+// over blocks.
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operands.cuh"
@@ -38,15 +38,16 @@ constexpr int kRows = 16;   // of the weight, of a block
 constexpr int kPiece = 64;  // columns of a load
 constexpr int kMaxGridY = 65535;
 constexpr int kTurn = 4;   // pieces of a warp's turn
-constexpr int kAhead = 2;  // pieces a warp has in flight
+constexpr int kAhead = 4;  // pieces a warp has in flight
+constexpr int kUnroll = 2;
 // Of the sums in shared memory: 4 past a multiple of 16, so that a warp's store hits 32 banks.
 constexpr int kStride = kRows + 4;
 
 /// How codes become factors of products.
 enum class ByteKind : uint8_t {
-  kInt,       // two's complement, no zero points
-  kWithZero,  // integers with zero points, or unsigned
-  kE4M3,
+  kInt,       // two's complement
+  kWithZero,  // integers with zero points
+  kE4M3,      // none is NaN: such checkpoints are refused
 };
 
 struct LinearBytesArgs {
@@ -56,7 +57,7 @@ struct LinearBytesArgs {
   const float* bias = nullptr;
   int32_t block_shift = 0;  // log2 of a block's pieces
   int32_t scale_bytes = 0;  // log2 of those of a scale
-  int32_t zero_bytes = 0;   // the same; negative: there are none
+  int32_t zero_bytes = 0;   // the same
   uint32_t flip = 0;        // of four codes: what makes unsigned ones signed, 128 less
   float center = 0.0f;      // what factors are less than codes
 };
@@ -74,9 +75,28 @@ __device__ __forceinline__ ByteRow ByteRowOf(const LinearBytesArgs& args, int ro
   const int64_t block = static_cast<int64_t>(local / args.w.block_rows) * args.w.row_blocks;
   return {segment.codes + static_cast<int64_t>(local) * args.w.k,
           static_cast<const uint8_t*>(segment.scales) + (block << args.scale_bytes),
-          args.zero_bytes < 0
-              ? nullptr
-              : static_cast<const uint8_t*>(segment.zeros) + (block << args.zero_bytes)};
+          static_cast<const uint8_t*>(segment.zeros) + (block << args.zero_bytes)};
+}
+
+/// A piece of a warp's weights in shared memory. A lane reads what it has copied itself, so no
+/// other need wait.
+template <ByteKind kKind>
+struct Piece {
+  uint4 codes[2][32];
+  uint32_t scales[2][32];  // the aligned words that hold them: one access for types of all sizes
+};
+template <>
+struct Piece<ByteKind::kWithZero> {
+  uint4 codes[2][32];
+  uint32_t scales[2][32], zeros[2][32];
+};
+
+__device__ __forceinline__ const uint8_t* AlignedWord(const uint8_t* number) {
+  return reinterpret_cast<const uint8_t*>(reinterpret_cast<uintptr_t>(number) & ~uintptr_t{3});
+}
+/// The number at `number` of the word around it.
+__device__ __forceinline__ uint32_t BitsOf(const uint8_t* number, uint32_t word) {
+  return word >> 8 * (reinterpret_cast<uintptr_t>(number) & 3);
 }
 
 /// Word i of four.
@@ -111,7 +131,12 @@ __device__ __forceinline__ void Load16Elements(const X* row, int offset, int k,
 
 /// Word `word` of four codes each of rows g and g + 8 -> the A fragment of their columns.
 template <ByteKind kKind, typename X>
-__device__ __forceinline__ void Expand(uint32_t top, uint32_t bottom, uint32_t (&a)[4]) {
+__device__ __forceinline__ void Expand(uint32_t top, uint32_t bottom, uint32_t flip,
+                                       uint32_t (&a)[4]) {
+  if constexpr (kKind == ByteKind::kWithZero) {
+    top ^= flip;
+    bottom ^= flip;
+  }
   if constexpr (kKind == ByteKind::kE4M3) {
     a[0] = PairOfE4M3<X, 0, 1>(top), a[1] = PairOfE4M3<X, 0, 1>(bottom);
     a[2] = PairOfE4M3<X, 2, 3>(top), a[3] = PairOfE4M3<X, 2, 3>(bottom);
@@ -121,16 +146,13 @@ __device__ __forceinline__ void Expand(uint32_t top, uint32_t bottom, uint32_t (
   }
 }
 
-/// Blocks whose registers a multiprocessor is to hold.
-constexpr int BlocksOf(ByteKind kind, int token_tiles, bool aligned) {
-  return token_tiles == 1 && aligned && kind != ByteKind::kWithZero ? 3 : 2;
-}
-
 template <ByteKind kKind, typename X, int kTokenTiles, bool kAligned>
-__global__ void __launch_bounds__(kThreads, BlocksOf(kKind, kTokenTiles, kAligned))
+__global__ void __launch_bounds__(kThreads,
+                                  kTokenTiles == 1 && kAligned && kKind != ByteKind::kWithZero ? 3
+                                                                                               : 2)
     LinearBytesKernel(LinearBytesArgs args) {
   constexpr int kTokens = 8 * kTokenTiles;
-  __shared__ float sums[kWarps][kTokens * kStride];
+  DYN_SMEM(unsigned char, shared);
 
   const WeightView& w = args.w;
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
@@ -149,57 +171,65 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kKind, kTokenTiles, kAligne
         token < args.x.rows ? static_cast<const X*>(args.x.data) + token * args.x.stride : nullptr;
   }
 
-  uint4 codes[kAhead][2];
-  uint32_t scale[kAhead][2], zero[kAhead][2];
-  // No branch, so that the compiler may move loads up; pieces past the last are zeros.
-  const auto load = [&](int piece, int u) {
-    const int block = min(piece >> args.block_shift, w.row_blocks - 1);
+  // The warp's pieces, in their order; those past the last are zeros.
+  const auto piece_at = [&](int i) { return (i / kTurn * kWarps + warp) * kTurn + i % kTurn; };
+  const auto block_at = [&](int i) {
+    return min(piece_at(i) >> args.block_shift, w.row_blocks - 1);
+  };
+  auto* const ring = reinterpret_cast<Piece<kKind>*>(shared) + warp * kAhead;
+  const auto start = [&](int i) {
+    Piece<kKind>& piece = ring[i % kAhead];
+    const int offset = piece_at(i) * kPiece + 16 * t, block = block_at(i);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      codes[u][r] = Load16Codes<kAligned>(rows[r].codes, piece * kPiece + 16 * t, w.k);
-      scale[u][r] = LoadBits<1>(rows[r].scales + (block << args.scale_bytes), args.scale_bytes);
+      if constexpr (kAligned) {
+        CpAsync16(&piece.codes[r][lane], rows[r].codes + (offset < w.k ? offset : 0),
+                  offset < w.k ? 16 : 0);
+      } else {
+        piece.codes[r][lane] = Load16Codes<false>(rows[r].codes, offset, w.k);
+      }
+      CpAsync4(&piece.scales[r][lane], AlignedWord(rows[r].scales + (block << args.scale_bytes)));
       if constexpr (kKind == ByteKind::kWithZero) {
-        const int place = args.zero_bytes < 0 ? 0 : block << args.zero_bytes;
-        zero[u][r] = LoadBits<0>(rows[r].zeros + place, args.zero_bytes);
+        CpAsync4(&piece.zeros[r][lane], AlignedWord(rows[r].zeros + (block << args.zero_bytes)));
       }
     }
+    CpAsyncCommit();
   };
 
-  // The warp's pieces, in their order.
-  const auto piece_at = [&](int i) { return (i / kTurn * kWarps + warp) * kTurn + i % kTurn; };
-
   float acc[kTokenTiles][4] = {};
-  uint32_t nan[2] = {};
 #pragma unroll
-  for (int u = 0; u < kAhead; ++u) load(piece_at(u), u);
+  for (int i = 0; i < kAhead; ++i) start(i);
 #pragma unroll 1
-  for (int first = 0; piece_at(first) * kPiece < w.k; first += kAhead) {
+  for (int first = 0; piece_at(first) * kPiece < w.k; first += kUnroll) {
 #pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      const int offset = piece_at(first + u) * kPiece + 16 * t;
+    for (int u = 0; u < kUnroll; ++u) {
+      const int i = first + u, offset = piece_at(i) * kPiece + 16 * t, block = block_at(i);
       uint32_t pairs[2][8];  // of this tile of tokens and the next
       Load16Elements<kAligned>(x[0], offset, w.k, pairs[0]);
+      CpAsyncWait<kAhead - 1>();
+      const Piece<kKind>& piece = ring[i % kAhead];
       uint32_t a[4][4];
       float s[2], z[2];
+      const uint4 top = piece.codes[0][lane], bottom = piece.codes[1][lane];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const uint32_t top = WordOf(codes[u][0], j), bottom = WordOf(codes[u][1], j);
-        Expand<kKind, X>(top ^ args.flip, bottom ^ args.flip, a[j]);
-        if constexpr (kKind == ByteKind::kE4M3) {
-          nan[0] |= HasE4M3NaN(top);
-          nan[1] |= HasE4M3NaN(bottom);
-        }
+        Expand<kKind, X>(WordOf(top, j), WordOf(bottom, j), args.flip, a[j]);
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        s[r] = __fmul_rn(FloatOfBits(w.scale, scale[u][r]), w.scale_step);
+        const uint32_t scale =
+            BitsOf(rows[r].scales + (block << args.scale_bytes), piece.scales[r][lane]);
+        s[r] = w.scale == Stored::kF32 ? std::bit_cast<float>(scale)
+                                       : FloatOfHalf(w.scale, static_cast<uint16_t>(scale));
+        s[r] = __fmul_rn(s[r], w.scale_step);
         if constexpr (kKind == ByteKind::kWithZero) {
-          const float stored = FloatOfBits(w.zero, zero[u][r]);
-          z[r] = w.added_zero ? __fmaf_rn(s[r], args.center, stored)
-                              : __fmul_rn(s[r], args.center - stored);
+          const float zero = FloatOfBits(
+              w.zero, BitsOf(rows[r].zeros + (block << args.zero_bytes), piece.zeros[r][lane]));
+          z[r] = w.added_zero ? __fmaf_rn(s[r], args.center, zero)
+                              : __fmul_rn(s[r], args.center - zero);
         }
       }
-      load(piece_at(first + u + kAhead), u);
+      start(i + kAhead);  // in the place of what has just been read
 #pragma unroll
       for (int tile = 0; tile < kTokenTiles; ++tile) {
         if (tile + 1 < kTokenTiles) {
@@ -224,18 +254,9 @@ __global__ void __launch_bounds__(kThreads, BlocksOf(kKind, kTokenTiles, kAligne
       }
     }
   }
-  if constexpr (kKind == ByteKind::kE4M3) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      nan[r] |= __shfl_xor_sync(~0u, nan[r], 1);  // a row's columns are in four lanes
-      nan[r] |= __shfl_xor_sync(~0u, nan[r], 2);
-      if ((nan[r] & 0x80808080u) == 0) continue;
-#pragma unroll
-      for (int i = 0; i < kTokenTiles; ++i) {
-        acc[i][2 * r] = acc[i][2 * r + 1] = std::bit_cast<float>(0x7fc00000u);
-      }
-    }
-  }
+  CpAsyncWait<0>();
+  __syncthreads();  // the sums take the place of the pieces
+  auto* const sums = reinterpret_cast<float(*)[kTokens * kStride]>(shared);
 #pragma unroll
   for (int i = 0; i < kTokenTiles; ++i) {
 #pragma unroll
@@ -264,7 +285,10 @@ void Launch(const LinearBytesArgs& args, Stream stream) {
   // Blocks that read the same weights are neighbours.
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.x.rows, 8 * kTokenTiles)),
                   static_cast<unsigned>(CeilDiv(args.w.n, kRows)));
-  LAUNCH((LinearBytesKernel<kKind, X, kTokenTiles, kAligned>), grid, kThreads, 0, stream, args);
+  constexpr size_t kShared = std::max(sizeof(Piece<kKind>) * kAhead * kWarps,
+                                      sizeof(float) * kWarps * 8 * kTokenTiles * kStride);
+  LAUNCH((LinearBytesKernel<kKind, X, kTokenTiles, kAligned>), grid, kThreads, kShared, stream,
+         args);
 }
 
 template <ByteKind kKind, typename X>
@@ -282,17 +306,15 @@ template <typename X>
 void Launch(const LinearBytesArgs& args, Stream stream) {
   if (args.w.codec == Codec::kE4M3) {
     Launch<ByteKind::kE4M3, X>(args, stream);
-  } else if (args.w.codec == Codec::kInt8 && args.w.zero == Stored::kNone) {
+  } else if (args.w.zero == Stored::kNone) {
     Launch<ByteKind::kInt, X>(args, stream);
   } else {
     Launch<ByteKind::kWithZero, X>(args, stream);
   }
 }
 
-/// Of a scale or zero point; -1 where there is none.
-int32_t Log2Bytes(Stored type) {
-  return type == Stored::kNone ? -1 : type == Stored::kU8 ? 0 : type == Stored::kF32 ? 2 : 1;
-}
+/// Of a scale or zero point.
+int32_t Log2Bytes(Stored type) { return type == Stored::kU8 ? 0 : type == Stored::kF32 ? 2 : 1; }
 
 /// Pieces of a block where all blocks of a row but the last have as many; 0 where a block starts or
 /// ends within a piece.
@@ -307,6 +329,7 @@ bool HasLinearBytes(const WeightView& w, FloatType x) {
       w.scale == Stored::kF32 || w.scale == Stored::kF16 || w.scale == Stored::kBF16;
   if (x == FloatType::kF32 || !is_byte || !is_float || w.order != BlockOrder::kGrid) return false;
   if (w.codec == Codec::kE4M3 && w.zero != Stored::kNone) return false;
+  if (w.codec == Codec::kUInt8 && w.zero == Stored::kNone) return false;
   if (w.n > kMaxGridY * kRows) return false;
   return w.row_blocks == 1 || std::has_single_bit(static_cast<uint32_t>(PiecesOf(w)));
 }

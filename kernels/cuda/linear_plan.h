@@ -6,8 +6,9 @@
 // | int8, a scale a row | int8 codes  | more           | codes, GemmInt8, RescaleInt8: the  |
 // |                     |             |                | same bits, sums of integers        |
 // | e4m3, a scale a row | e4m3 codes  | more than 16   | codes, GemmFp8, RescaleFp8         |
-// | 8-bit, groups of 64 | 16-bit      | up to 32       | LinearBytes                        |
-// | and more            |             |                |                                    |
+// | 8-bit, a scale a    | 16-bit      | up to 32       | LinearBytes                        |
+// | row or 64 * 2^i     |             |                |                                    |
+// | columns             |             |                |                                    |
 // | 4-bit, tiled blocks | 16-bit      | up to 64       | LinearMma                          |
 // | 16-bit, x's type    | 16-bit      | up to 8        | LinearMma                          |
 // | 16-bit, x's type    | 16-bit      | more           | Gemm16                             |
@@ -18,7 +19,7 @@
 // and without ActivationQuant::reference. e4m3 needs compute capability 8.9. Other quantized
 // activations are replaced by what their codes stand for (ReplaceInput) and are then floats.
 // `reference` also keeps quantized weights from LinearMma and LinearBytes, which do not round them.
-// "groups": rectangles and whole rows of the weight too.
+// Columns of one scale may be those of several rows, too (rectangles).
 //
 // A row whose library is missing, or whose alignment the shape has not, falls to LinearMma or
 // LinearBytes and then to LinearGeneric. Under Determinism::kBatchInvariant Gemm16 and GemmFp8 are

@@ -43,7 +43,7 @@ __device__ __forceinline__ uint32_t PairOfCodes(uint32_t codes) {
 
 /// The same of e4m3 codes: exponent and mantissa are put where T has them, and the difference of
 /// the two biases is a power of two; subnormals of e4m3 are such of T until it is multiplied. A NaN
-/// becomes 480: HasE4M3NaN.
+/// becomes 480.
 template <typename T, int i, int j>
 __device__ __forceinline__ uint32_t PairOfE4M3(uint32_t codes) {
   const uint32_t pair = __byte_perm(codes, 0u, 0x0404u | i << 4 | j << 12);  // in the high bytes
@@ -52,12 +52,6 @@ __device__ __forceinline__ uint32_t PairOfE4M3(uint32_t codes) {
   } else {
     return MultiplyPairs<BF16>((pair & 0x80008000u) | (pair >> 4 & 0x07f007f0u), 0x7b807b80u);
   }
-}
-
-/// Not zero in `& 0x80808080` when one of four e4m3 codes is NaN: the sum of a code's magnitude and
-/// one reaches the sign bit for 0x7f only.
-__device__ __forceinline__ uint32_t HasE4M3NaN(uint32_t codes) {
-  return (codes & 0x7f7f7f7fu) + 0x01010101u;
 }
 
 }  // namespace quantd::QUANTD_CUDA_NS

@@ -236,6 +236,7 @@ CudaPackedWeight::Plan CudaPackedWeight::PlanFor(const QuantFormat& format, int6
     plan.columns =
         Reserve(plan.scale_bytes, static_cast<size_t>(k) * sizeof(int32_t), sizeof(int32_t));
   }
+  Reserve(plan.scale_bytes, 0, sizeof(int32_t));  // LinearBytes reads whole words
   return plan;
 }
 

@@ -103,32 +103,6 @@ __device__ __forceinline__ uint4 LoadStreaming(const void* global) {
   return v;
 }
 
-/// The 1 << log2_bytes (at most 4) bytes at `global`, the rest zero; aligned. None are read where
-/// log2_bytes is negative. kLowest: log2_bytes is no other that is less. Predicated loads and no
-/// branch, which the compiler would keep in a loop for log2_bytes that is a kernel's argument.
-template <int kLowest>
-__device__ __forceinline__ uint32_t LoadBits(const void* global, int log2_bytes) {
-  uint32_t v;
-  if constexpr (kLowest == 0) {
-    asm volatile(
-        "{\n\t.reg .pred byte, half, word;\n\tsetp.eq.s32 byte,%2,0;\n\t"
-        "setp.eq.s32 half,%2,1;\n\tsetp.eq.s32 word,%2,2;\n\tmov.b32 %0,0;\n\t"
-        "@byte ld.global.nc.u8 %0,[%1];\n\t@half ld.global.nc.u16 %0,[%1];\n\t"
-        "@word ld.global.nc.u32 %0,[%1];\n\t}"
-        : "=&r"(v)
-        : "l"(global), "r"(log2_bytes));
-  } else {
-    static_assert(kLowest == 1);
-    asm volatile(
-        "{\n\t.reg .pred half, word;\n\tsetp.eq.s32 half,%2,1;\n\t"
-        "setp.eq.s32 word,%2,2;\n\tmov.b32 %0,0;\n\t"
-        "@half ld.global.nc.u16 %0,[%1];\n\t@word ld.global.nc.u32 %0,[%1];\n\t}"
-        : "=&r"(v)
-        : "l"(global), "r"(log2_bytes));
-  }
-  return v;
-}
-
 /// 2^x within 2 ulp, one instruction; 2^0 is 1, results below 2^-126 are 0.
 __device__ __forceinline__ float Exp2(float x) {
   float v;

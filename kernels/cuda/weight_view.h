@@ -12,10 +12,10 @@
 // warp reads 512 bytes in a row.
 //
 // Scales and zero points are stored in their own types, one a block, in the checkpoint's order (for
-// the generic kernel and Dequantize) or, of 4-bit codes whose blocks lie within a row and cover
-// whole k tiles, as LinearMma stages them: BlockOrder::kTiled. A zero point of such a block lies
-// beside its scale in one word (`paired`), which costs a byte a block where it is a u8 and saves
-// the kernel a second array.
+// LinearBytes, the generic kernel and Dequantize) or, of 4-bit codes whose blocks lie within a row
+// and cover whole k tiles, as LinearMma stages them: BlockOrder::kTiled. A zero point of such a
+// block lies beside its scale in one word (`paired`), which costs a byte a block where it is a u8
+// and saves the kernel a second array.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,7 @@ enum class Stored : uint8_t {
 enum class BlockOrder : uint8_t {
   kNone,     // plain codecs
   kGrid,     // rectangles of block_rows x block elements, row-major, row_blocks of them in a row
-  kFlat,     // runs of `block` elements of the flattened segment, which may cross rows
+  kFlat,     // runs of `block` elements of the flattened segment, which cross rows
   kStrided,  // flat index modulo the segment's number of blocks
   kTiled,    // 1 x block, block a multiple of kTileCols: [row tile][row_blocks][16 rows]
 };

@@ -204,7 +204,7 @@ std::optional<Clock::time_point> Front::DeadlineOf(const grpc::CallbackServerCon
 }
 
 void Front::Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model,
-                  Caller caller, PreparedRequest prepared) {
+                  const Caller& caller, PreparedRequest prepared) {
   if (caller.key != nullptr) {
     const int32_t outputs = prepared.request.sampling.n;
     if (const absl::Status s = caller.key->Begin(outputs, Clock::now()); !s.ok()) {

@@ -147,7 +147,7 @@ void InferenceService::Start(Reactor* reactor, grpc::CallbackServerContext* cont
   request.deadline = front_.DeadlineOf(*context);
   reactor->Describe(request.id, request.sampling.logprobs >= 0);
   front_.calls().Add(call);  // not before: from here on it can be ended by others
-  front_.Start(call, *opened->model, std::move(opened->caller), *std::move(prepared));
+  front_.Start(call, *opened->model, opened->caller, *std::move(prepared));
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,

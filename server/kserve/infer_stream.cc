@@ -48,6 +48,7 @@ class InferStream::Exchange : public GenerateCall::Port,
   void Finish(std::vector<RequestUpdate> updates, const absl::Status& status,
               bool retry_pushback) override {
     std::vector<grpc::ByteBuffer> messages;
+    messages.reserve(updates.size() + 1);
     for (const RequestUpdate& update : updates) {  // at most one
       messages.push_back(Serialized(responses_.Next(update, status.ok() && !empty_final_)));
     }
@@ -56,7 +57,7 @@ class InferStream::Exchange : public GenerateCall::Port,
     } else if (empty_final_) {
       messages.push_back(Serialized(responses_.Final()));
     }
-    stream_->End(shared_from_this(), std::move(messages), responses_.Translate(status),
+    stream_->End(shared_from_this(), messages, responses_.Translate(status),
                  retry_pushback);
   }
 
@@ -149,7 +150,7 @@ void InferStream::Begin(const grpc::ByteBuffer& bytes) {
     front_.LogRefusal(id, opened->caller, refused);
     return Refuse(id, refused, absl::IsResourceExhausted(refused));
   }
-  front_.Start(exchange->call(), *opened->model, std::move(opened->caller), std::move(prepared));
+  front_.Start(exchange->call(), *opened->model, opened->caller, std::move(prepared));
 }
 
 void InferStream::Refuse(const std::string& id, const absl::Status& status, bool retry_pushback) {
@@ -162,13 +163,13 @@ void InferStream::Refuse(const std::string& id, const absl::Status& status, bool
 
 // ---- responses out
 
-void InferStream::Send(std::shared_ptr<Exchange> exchange, grpc::ByteBuffer bytes) {
+void InferStream::Send(std::shared_ptr<Exchange> exchange, const grpc::ByteBuffer& bytes) {
   std::lock_guard lock(mutex_);
-  if (!finished_) Push({std::move(exchange), std::move(bytes), Then::kContinue});
+  if (!finished_) Push({std::move(exchange), bytes, Then::kContinue});
 }
 
 void InferStream::End(const std::shared_ptr<Exchange>& exchange,
-                      std::vector<grpc::ByteBuffer> messages, const absl::Status& status,
+                      const std::vector<grpc::ByteBuffer>& messages, const absl::Status& status,
                       bool retry_pushback) {
   std::lock_guard lock(mutex_);
   if (finished_) return;
@@ -181,7 +182,7 @@ void InferStream::End(const std::shared_ptr<Exchange>& exchange,
   }
   for (size_t i = 0; i < messages.size(); ++i) {
     const bool last = i + 1 == messages.size();
-    Push({exchange, std::move(messages[i]), last ? Then::kOver : Then::kNothing});
+    Push({exchange, messages[i], last ? Then::kOver : Then::kNothing});
   }
 }
 

@@ -54,8 +54,8 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   void ReadOn();  // with mutex_
 
   // ---- responses out; called by an Exchange with its call's mutex held
-  void Send(std::shared_ptr<Exchange> exchange, grpc::ByteBuffer bytes);
-  void End(const std::shared_ptr<Exchange>& exchange, std::vector<grpc::ByteBuffer> messages,
+  void Send(std::shared_ptr<Exchange> exchange, const grpc::ByteBuffer& bytes);
+  void End(const std::shared_ptr<Exchange>& exchange, const std::vector<grpc::ByteBuffer>& messages,
            const absl::Status& status, bool retry_pushback);
 
   // With mutex_.

@@ -78,7 +78,7 @@ void KserveService::Start(InferReactor* reactor, Context* context, const Bytes& 
   prepared.request.deadline = front_.DeadlineOf(*context, request->timeout);
   reactor->Describe(InferResponses(proto.model_name(), proto.id(), *request));
   front_.calls().Add(call);  // not before: from here on it can be ended by others
-  front_.Start(call, *opened->model, std::move(opened->caller), std::move(prepared));
+  front_.Start(call, *opened->model, opened->caller, std::move(prepared));
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelInfer(Context* context, const Bytes* request,

@@ -206,19 +206,6 @@ uint4 LoadStreaming(const void* global, Site site) {
   return v;
 }
 
-template <int kLowest>
-uint32_t LoadBits(const void* global, int log2_bytes, Site site) {
-  uint32_t v = 0;
-  if (log2_bytes < kLowest) return v;
-  const int bytes = 1 << log2_bytes;
-  CheckGlobal("LoadBits", global, bytes, bytes, site);
-  std::memcpy(&v, global, static_cast<size_t>(bytes));
-  return v;
-}
-
-template uint32_t LoadBits<0>(const void*, int, Site);
-template uint32_t LoadBits<1>(const void*, int, Site);
-
 uint32_t LoadShared(uint32_t address, Site site) {
   uint32_t v = 0;
   std::memcpy(&v, CheckedSharedPointer("LoadShared", address, 4, 4, site), 4);

@@ -44,10 +44,6 @@ inline float Exp2(float x) {
 }
 
 uint4 LoadStreaming(const void* global, Site site = Site::current());
-template <int kLowest>
-uint32_t LoadBits(const void* global, int log2_bytes, Site site = Site::current());
-extern template uint32_t LoadBits<0>(const void*, int, Site);
-extern template uint32_t LoadBits<1>(const void*, int, Site);
 uint32_t LoadShared(uint32_t address, Site site = Site::current());
 
 }  // namespace quantd::cuda_emulated

@@ -58,6 +58,8 @@ const std::vector<LinearCase>& LinearCases() {
       {"hqq4", "uint4.flat64.bf16.zero_bf16", 6144, 4096},
       {"torchao_int4", "int4.group64.bf16.offset_bf16", 6144, 4096},
       {"gptq8", "int8.group128.bf16", 4096, 4096},
+      {"gptq8_asym_long", "uint8.group128.f16.zero_u8", 4096, 14336},
+      {"torchao_uint8", "uint8.group64.bf16.offset_bf16", 6144, 4096},
       {"fp8_token", "e4m3.row.f32", 6144, 4096, {.kind = Kind::kFp8Token}},
       {"fp8_token_long", "e4m3.row.f32", 4096, 14336, {.kind = Kind::kFp8Token}},
       {"fp8_block", "e4m3.tile128x128.f32", 4096, 4096, {.kind = Kind::kFp8Group, .group = 128}},
