@@ -101,7 +101,9 @@ nlohmann::json ToJson(const ModelPlan& plan, const PlanFlags& flags, double band
   for (const ProfilePlan& p : plan.profiles) {
     profiles.push_back(ToJson(p, plan.memory_bytes > 0, bandwidth > 0));
   }
-  const auto known = [](bool is, const nlohmann::json& value) { return is ? value : nlohmann::json(); };
+  const auto known = [](bool is, const nlohmann::json& value) {
+    return is ? value : nlohmann::json();
+  };
   return {{"model", flags.model},
           {"architecture", plan.spec.architecture},
           {"parameters", plan.parameters},

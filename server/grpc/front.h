@@ -74,8 +74,8 @@ class Front {
       std::optional<Clock::duration> timeout = std::nullopt) const;
   /// Sends a request on its way to `model`'s engine, charged to its caller, text through a worker
   /// first; ends `call` when it is refused. Afterwards the call's reactor may be gone at any time.
-  void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model, const Caller& caller,
-             PreparedRequest prepared);
+  void Start(const std::shared_ptr<GenerateCall>& call, const ServedModel& model,
+             const Caller& caller, PreparedRequest prepared);
 
   /// Runs `job` on a worker. RESOURCE_EXHAUSTED, worth a retry, when too many are waiting: a key
   /// may have at most as many there as are left for others.

@@ -57,8 +57,7 @@ class InferStream::Exchange : public GenerateCall::Port,
     } else if (empty_final_) {
       messages.push_back(Serialized(responses_.Final()));
     }
-    stream_->End(shared_from_this(), messages, responses_.Translate(status),
-                 retry_pushback);
+    stream_->End(shared_from_this(), messages, responses_.Translate(status), retry_pushback);
   }
 
   // The stream's StallWatch gives up on a client that does not read at all.

@@ -380,9 +380,9 @@ std::vector<Item> Items(Bench& bench) {
       {"int4.group64.bf16.offset_bf16", false, ""},  // torchao
       {"uint4.flat64.f32.zero_f32", false, ""},      // HQQ in f32; not tuned
       {"uint2.group64.f16.zero_u8", false, ""},      // not tuned
-      {"int8.group128.bf16", true, ""},           // GPTQ, compressed-tensors
-      {"uint8.group128.f16.zero_u8", false, ""},  // GPTQ
-      {"int8.row.bf16", false, ""},               // torchao
+      {"int8.group128.bf16", true, ""},              // GPTQ, compressed-tensors
+      {"uint8.group128.f16.zero_u8", false, ""},     // GPTQ
+      {"int8.row.bf16", false, ""},                  // torchao
       {"e4m3.tile128x128.f32", true, "+fp8_group128", {.kind = Kind::kFp8Group, .group = 128}},
       {"e4m3.row.f32", true, "+fp8_token", {.kind = Kind::kFp8Token}},
       {"e2m1.group16.e4m3", false, ""},  // nvfp4; not tuned
