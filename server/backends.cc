@@ -18,9 +18,13 @@
 namespace quantd {
 namespace {
 
+bool IsBatchInvariant(const BackendOptions& options) {
+  return options.determinism == "batch_invariant";
+}
+
 absl::StatusOr<CudaBackendOptions> CudaOptions(const BackendOptions& options) {
   CudaBackendOptions cuda;
-  if (options.determinism == "batch_invariant") {
+  if (IsBatchInvariant(options)) {
     cuda.determinism = Determinism::kBatchInvariant;
   } else if (options.determinism != "default") {
     return InvalidArgument("determinism: \"{}\" is not one of default, batch_invariant",
@@ -101,7 +105,7 @@ PlanDevice PlanDeviceOf(const Backend& backend, const BackendOptions& options) {
     int capability = 0;  // of "sm_90", ten times it
     const bool has_fp8 =
         absl::SimpleAtoi(absl::StripPrefix(info.isa, "sm_"), &capability) && capability >= 89;
-    device.multiplies_fp8 = has_fp8 && options.determinism != "batch_invariant";
+    device.multiplies_fp8 = has_fp8 && !IsBatchInvariant(options);
   }
   return device;
 }
@@ -110,6 +114,7 @@ absl::StatusOr<PlanDevice> PlanDeviceFor(const BackendOptions& options, int64_t 
   PlanDevice device;
   if (memory_bytes > 0 && (options.name == "auto" || options.name == "cuda")) {
     device.backend = PlanBackend::kCuda;
+    device.multiplies_fp8 = !IsBatchInvariant(options);
   } else {
     ASSIGN_OR_RETURN(const auto backend, CreateBackend(options));
     device = PlanDeviceOf(*backend, options);

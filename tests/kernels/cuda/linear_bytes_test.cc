@@ -1,5 +1,6 @@
 // LinearBytes against sums in double, and its promise: a row's bits depend on neither the number of
-// rows, nor its place among them, nor how x lies in memory.
+// rows, nor its place among them, nor how x lies in memory. That every code is exact: ByteCodes in
+// linear_conformance_test.cc.
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/ops.h"
@@ -70,33 +71,6 @@ INSTANTIATE_TEST_SUITE_P(
                       BytesCase{"e4m3.tile128x128.f32", {140}, 328, kBF16, kBF16},
                       BytesCase{"e4m3.tile128x128.f32", {31, 128}, 2176, kF16, kF32}),
     [](const auto& test) { return "case" + std::to_string(test.index); });
-
-TEST(LinearBytes, EveryCodeIsExact) {
-  // One column of x is 1, so that outputs are the codes' values, one after the other.
-  constexpr int64_t kN = 16, kK = 16;
-  for (const char* name : {"int8.row.f32", "uint8.row.f32.zero_u8", "e4m3.row.f32"}) {
-    for (const FloatType type : {kBF16, kF16}) {
-      QuantizedMatrix m = RandomWeight(*QuantFormat::Parse(name), kN, kK, 1);
-      for (size_t i = 0; i < m.codes.size(); ++i) m.codes[i] = static_cast<uint8_t>(i);
-      m.scales.assign(m.scales.size(), 1.0f);
-      m.zeros.assign(m.zeros.size(), 3.0f);
-      const bool fp8 = m.format.codec == Codec::kE4M3;
-      if (fp8) m.codes[0x7f] = m.codes[0xff] = 0;  // NaN, which no checkpoint may have
-      const auto w = PackOnDevice({m});
-      std::vector<float> identity(kK * kK, 0.0f);
-      for (size_t i = 0; i < kK; ++i) identity[i * kK + i] = 1.0f;
-      const Rows x(type, kK, kK, identity, kWide), y(kF32, kK, kN, kWide);
-      Execute([&](Stream stream) { LinearBytes(w->view(), x, nullptr, y, stream); });
-      const std::vector<float> values = y.Read();
-      for (int64_t row = 0; row < kN; ++row) {
-        for (int64_t col = 0; col < kK; ++col) {
-          EXPECT_EQ(values[static_cast<size_t>(col * kN + row)], m.Dequantize(row, col))
-              << name << " code " << row * kK + col;
-        }
-      }
-    }
-  }
-}
 
 TEST(LinearBytes, TakesOnlyWhatItsKernelsRead) {
   const auto has = [](const char* format, int64_t k, FloatType x) {
